@@ -1,0 +1,198 @@
+"""``data:`` -- where images come from, and ``preprocess:`` -- how they become tensors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from gradattr.manifest.base import Label, Spec, Url
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class DataBase(Spec):
+    """Fields that every format shares."""
+
+    limit: Positive | None = None
+    """Use only the first N rows (rows, in the data set's own order). Default: all."""
+
+    classes: list[str] | None = Field(default=None, min_length=1)
+    """Class names in label order. Default: what the data set itself says, if it says."""
+
+    digest: Literal["content", "quick"] = "content"
+    """What identifies the data in the run's fingerprint: 'content' hashes every byte once per
+    plan; 'quick' uses names, sizes and the store's ETags (for data too large to read twice)."""
+
+    max_pixels: Positive = 50_000_000
+    """Images with more pixels than this (width x height) are refused as 'too_large'."""
+
+
+class DigitsData(DataBase):
+    """scikit-learn's 1 797 handwritten digits, 8x8 grey, inside the package: no download."""
+
+    format: Literal["digits"]
+
+    split: Literal["all", "train", "test"] = "all"
+    """'train' is every row whose number modulo 5 is not 0, 'test' the others."""
+
+
+class IdxData(DataBase):
+    """IDX files, plain or .gz (MNIST, Fashion-MNIST, KMNIST, EMNIST)."""
+
+    format: Literal["idx"]
+    images: Url
+    """The idx3 (or idx4) file of unsigned bytes."""
+    labels: Url | None = None
+    """The idx1 file of labels. Default: no labels."""
+
+
+class CifarData(DataBase):
+    """CIFAR-10's own files: the binary version (.bin), or the Python version read safely."""
+
+    format: Literal["cifar10"]
+    files: list[Url] = Field(min_length=1)
+    """data_batch_1.bin ... or test_batch.bin; order fixes the row numbers."""
+
+
+class SvhnData(DataBase):
+    """SVHN 'cropped digits' .mat files."""
+
+    format: Literal["svhn"]
+    file: Url
+    """train_32x32.mat, test_32x32.mat or extra_32x32.mat. Label 10 becomes 0."""
+
+
+class FolderData(DataBase):
+    """A folder of images: one sub-folder per class, or no classes at all."""
+
+    format: Literal["folder"]
+    url: Url
+    """The folder. Files are ordered by their relative path, which is also the sample id."""
+
+
+class ParquetData(DataBase):
+    """Parquet: encoded images as ``struct{bytes, path}`` (Hugging Face) or binary, raw tensors
+    (uint8 or float lists, fixed-shape tensors), and what ``gradattr ingest`` writes."""
+
+    format: Literal["parquet"]
+    files: list[Url] = Field(min_length=1)
+    """Files, folders, or patterns with '*'; a folder stands for its *.parquet, sorted."""
+    image: str = "image"
+    """Column of the image."""
+    label: str | None = "label"
+    """Column of the label: integers, or strings named in 'classes'. null: no labels."""
+    id: str | None = None
+    """Column of unique sample ids. Default: 'sample_id' if there is one, else the row number."""
+    shape: list[Positive] | None = Field(default=None, min_length=3, max_length=3)
+    """[channels, height, width] of a raw tensor column that does not say it itself."""
+
+
+class NpzData(DataBase):
+    """A NumPy .npz or .npy file (never with pickled objects)."""
+
+    format: Literal["npz"]
+    file: Url
+    images: str = "images"
+    """Array of images: (n, h, w), (n, h, w, c) or (n, c, h, w)."""
+    labels: str | None = "labels"
+    """Array of n integers. null: no labels."""
+    layout: Literal["nhwc", "nchw"] = "nhwc"
+    """Order of axes of a 4-dimensional array."""
+
+
+class WebDatasetData(DataBase):
+    """WebDataset tar shards: KEY.(jpg|jpeg|png|webp|ppm) with KEY.cls (or KEY.json 'label')."""
+
+    format: Literal["webdataset"]
+    files: list[Url] = Field(min_length=1)
+    """Tar files or patterns with '*'."""
+
+
+class TorchvisionData(DataBase):
+    """A torchvision data set by class name, downloaded on first use where that is possible."""
+
+    format: Literal["torchvision"]
+    name: str = Field(pattern=r"^[A-Za-z0-9_]+$")
+    """Class name in torchvision.datasets, e.g. 'CIFAR10'."""
+    root: Url = "data"
+    """Local folder of the files."""
+    split: Literal["train", "test"] = "test"
+    download: bool = False
+    """Download when the files are not there."""
+
+
+AnyData = Annotated[
+    DigitsData
+    | IdxData
+    | CifarData
+    | SvhnData
+    | FolderData
+    | ParquetData
+    | NpzData
+    | WebDatasetData
+    | TorchvisionData,
+    Field(discriminator="format"),
+]
+
+
+def _expand_data(value: Any) -> Any:
+    """``data: digits`` and ``data: torchvision:CIFAR10`` are short for the object."""
+    if isinstance(value, str):
+        if value.startswith("torchvision:"):
+            return {"format": "torchvision", "name": value.removeprefix("torchvision:")}
+        return {"format": value}
+    return value
+
+
+DataSpec = Annotated[AnyData, BeforeValidator(_expand_data)]
+
+
+class Preprocess(Spec):
+    """From decoded pixels to the model's input, in this order: colour, resize, crop, scale to
+    [0, 1], normalise. The rule for colours: palette, CMYK, YCbCr, LA and RGBA become RGB (alpha
+    is dropped), 16-bit becomes 8-bit by its high byte, 1-bit becomes 0 and 255."""
+
+    color: Literal["auto", "rgb", "gray"] = "auto"
+    """'rgb': three channels; 'gray': one (ITU-R 601 luma); 'auto': encoded images become rgb,
+    raw arrays keep the channels that they have."""
+    resize: Positive | list[Positive] | None = Field(default=None)
+    """Pixels: one number for the shorter side, [height, width] for both. Antialiased bilinear."""
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    """How to resize."""
+    crop: Positive | list[Positive] | None = None
+    """Pixels: size of the centre crop (zero-padded where the image is smaller)."""
+    mean: list[float] | None = Field(default=None, min_length=1)
+    """Per channel, in [0, 1] units; subtracted."""
+    std: list[Annotated[float, Field(gt=0)]] | None = Field(default=None, min_length=1)
+    """Per channel, in [0, 1] units; divided by."""
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Preprocess:
+        for name in ("resize", "crop"):
+            size = getattr(self, name)
+            if isinstance(size, list) and len(size) != 2:
+                raise ValueError(f"{name} takes one number or [height, width]")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std come together")
+        if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} channels, std has {len(self.std)}")
+        return self
+
+
+__all__ = [
+    "AnyData",
+    "CifarData",
+    "DataBase",
+    "DataSpec",
+    "DigitsData",
+    "FolderData",
+    "IdxData",
+    "Label",
+    "NpzData",
+    "ParquetData",
+    "Preprocess",
+    "SvhnData",
+    "TorchvisionData",
+    "WebDatasetData",
+]

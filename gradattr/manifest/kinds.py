@@ -1,0 +1,13 @@
+"""The kinds of manifest. A later kind is one more module and one more line in ``KINDS``."""
+
+from __future__ import annotations
+
+from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.train import TrainManifest
+
+Manifest = AttributeManifest | TrainManifest
+
+KINDS: dict[str, type[AttributeManifest] | type[TrainManifest]] = {
+    "attribute": AttributeManifest,
+    "train": TrainManifest,
+}

@@ -1,0 +1,160 @@
+"""``methods:`` -- attribution methods and their parameters, ``target:`` -- of what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from gradattr.manifest.base import Label, Spec
+from gradattr.manifest.data import DataSpec
+from gradattr.manifest.model import TrainSpec
+
+Positive = Annotated[int, Field(gt=0)]
+
+TargetKind = Literal["logit_pred", "logit_true", "loss_true", "loss_pred", "prob_pred"]
+
+Target = TargetKind | Annotated[int, Field(ge=0)]
+"""The scalar that is differentiated. 'logit_pred': logit of the class predicted at x (default);
+'logit_true': of the label; 'prob_pred': its softmax probability; 'loss_true', 'loss_pred':
+cross-entropy; a number: the logit of that class."""
+
+
+class BlackBaseline(Spec):
+    """Every pixel 0 before normalisation."""
+
+    kind: Literal["black"]
+
+
+class MeanBaseline(Spec):
+    """The per-channel mean that pre-processing subtracts, i.e. 0 in normalised space."""
+
+    kind: Literal["mean"]
+
+
+class BlurBaseline(Spec):
+    """The image itself under a Gaussian blur."""
+
+    kind: Literal["blur"]
+    kernel: Annotated[int, Field(ge=3, le=255)] = 11
+    """Pixels, odd."""
+    sigma: Annotated[float, Field(gt=0)] = 5.0
+    """Pixels."""
+
+
+class NoiseBaseline(Spec):
+    """The image plus Gaussian noise of the given strength (a fresh draw per image)."""
+
+    kind: Literal["noise"]
+    sigma: Annotated[float, Field(gt=0)] = 0.2
+    """Share of the image's own range (max - min)."""
+
+
+class UniformBaseline(Spec):
+    """Independent uniform pixels between black and white (a fresh draw per image)."""
+
+    kind: Literal["uniform"]
+
+
+class SampleBaseline(Spec):
+    """Images drawn from a pool of a data set (a fresh draw per image)."""
+
+    kind: Literal["sample"]
+    data: DataSpec | None = None
+    """Where the pool comes from. Default: the attributed data itself."""
+    count: Annotated[int, Field(gt=0, le=4096)] = 64
+    """Images in the pool, drawn once by the manifest's seed."""
+
+
+AnyBaseline = Annotated[
+    BlackBaseline | MeanBaseline | BlurBaseline | NoiseBaseline | UniformBaseline | SampleBaseline,
+    Field(discriminator="kind"),
+]
+
+
+def _expand_baseline(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+Baseline = Annotated[AnyBaseline, BeforeValidator(_expand_baseline)]
+
+
+class MethodBase(Spec):
+    """Fields that every method shares."""
+
+    id: Label | None = None
+    """Value of the 'method' column; must be unique in the manifest. Default: the name."""
+
+    target: Target | None = None
+    """Overrides the manifest's target for this method."""
+
+
+class GradientMethod(MethodBase):
+    """Gradient, saliency (its absolute value), or input x gradient."""
+
+    name: Literal["gradient", "saliency", "input_x_gradient"]
+
+
+class SmoothMethod(MethodBase):
+    """Statistics of the gradient over noisy copies: mean, input x mean, mean square, variance."""
+
+    name: Literal["smoothgrad", "smoothgrad_x_input", "squaregrad", "vargrad"]
+    samples: Positive = 50
+    """Noisy copies per image."""
+    sigma: Annotated[float, Field(ge=0)] = 0.1
+    """Standard deviation of the noise as a share of the image's range (max - min)."""
+
+
+class IntegratedGradientsMethod(MethodBase):
+    """Gradients integrated on the straight line from a baseline to the image."""
+
+    name: Literal["integrated_gradients"]
+    steps: Positive = 50
+    """Points on the line (model evaluations per image)."""
+    rule: Literal["gauss_legendre", "right", "left", "trapezoid", "midpoint"] = "gauss_legendre"
+    """Quadrature."""
+    baseline: Baseline = Field(default_factory=lambda: BlackBaseline(kind="black"))
+
+
+class ExpectedGradientsMethod(MethodBase):
+    """E[(x - x') * gradient at a random point between x' and x], x' drawn from a pool."""
+
+    name: Literal["expected_gradients", "gradient_shap"]
+    samples: Positive = 25
+    """Draws per image (model evaluations per image)."""
+    stdev: Annotated[float, Field(ge=0)] = 0.0
+    """Gradient SHAP only: standard deviation of Gaussian noise added to the image first,
+    in units of the model's input."""
+    baseline: Baseline = Field(default_factory=lambda: SampleBaseline(kind="sample"))
+
+
+class RandomMethod(MethodBase):
+    """Independent standard normal scores: the control that every other method must beat."""
+
+    name: Literal["random"]
+
+
+class LinearMethod(MethodBase):
+    """The gradient of a linear model trained on the same task: the input-agnostic control."""
+
+    name: Literal["linear"]
+    train: TrainSpec | None = None
+    """How to train it. Default: as the manifest's own model is trained."""
+
+
+AnyMethod = Annotated[
+    GradientMethod
+    | SmoothMethod
+    | IntegratedGradientsMethod
+    | ExpectedGradientsMethod
+    | RandomMethod
+    | LinearMethod,
+    Field(discriminator="name"),
+]
+
+
+def _expand_method(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+MethodSpec = Annotated[AnyMethod, BeforeValidator(_expand_method)]

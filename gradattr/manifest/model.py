@@ -1,0 +1,158 @@
+"""``model:`` -- an architecture, its weights, and ``train:`` -- how to get them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from gradattr.manifest.base import Seed, Sha256, Spec
+from gradattr.manifest.data import DataSpec
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Augment(Spec):
+    """Augmentation of training batches, drawn anew each epoch."""
+
+    crop_padding: Annotated[int, Field(ge=0, le=64)] = 4
+    """Pixels of zero padding before a random crop of the original size (0: no crop)."""
+    flip: bool = True
+    """Mirror left-right with probability 1/2."""
+
+
+class TrainSpec(Spec):
+    """Supervised training with cross-entropy. The defaults are DiffROAR's recipe (Shah et al.
+    2021): SGD with momentum, the rate times 0.75 every 20 epochs, stop at loss 0.001."""
+
+    data: DataSpec
+    """The training set. Pre-processed like the attributed data."""
+    test: DataSpec | None = None
+    """Held-out data, evaluated after every epoch. Default: none."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    """Learning rate at the start."""
+    lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """The rate is multiplied by this ..."""
+    lr_decay_every: Positive = 20
+    """... every so many epochs."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD only."""
+    weight_decay: NonNegative = 5e-4
+    batch_size: Positive = 256
+    """Samples per step."""
+    epochs: Positive = 500
+    """At most this many passes over the data."""
+    stop_below: NonNegative = 0.001
+    """Stop after the epoch whose mean training cross-entropy (nats) is below this."""
+    augment: Augment | None = None
+    """Default: none."""
+    seed: Seed = 0
+    """Fixes initial weights, order of batches and augmentation."""
+    checkpoint_every: Positive = 10
+    """Epochs between checkpoints that an interrupted training resumes from."""
+
+
+class ModelBase(Spec):
+    """Fields that every architecture shares."""
+
+    num_classes: Annotated[int, Field(ge=2)] | None = None
+    """Outputs of the model. Default: the number of classes of the data."""
+    weights: str | None = None
+    """URL of a .safetensors or state-dict file, 'torchvision:<enum name or DEFAULT>', or
+    'run:<run id>' for the model that another run of this store trained."""
+    sha256: Sha256 | None = None
+    """Expected digest of the weights file; refused if it differs."""
+    train: TrainSpec | None = None
+    """Train the model as the plan's first stage (cached in the store by digest)."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelBase:
+        if self.weights is not None and self.train is not None:
+            raise ValueError("give either weights or train, not both")
+        if self.sha256 is not None and self.weights is None:
+            raise ValueError("sha256 is the digest of weights, which is missing")
+        if self.weights is None and self.train is None:
+            raise ValueError("the model has no weights: give 'weights: <url>' or a 'train:' block")
+        return self
+
+
+class LinearModel(ModelBase):
+    """One linear layer on the flattened image."""
+
+    arch: Literal["linear"]
+
+
+class MlpModel(ModelBase):
+    """Fully connected ReLU network on the flattened image."""
+
+    arch: Literal["mlp"]
+    hidden: list[Positive] = Field(default=[512, 512], min_length=1, max_length=8)
+    """Widths of the hidden layers."""
+
+
+class CnnModel(ModelBase):
+    """Light CNN: three (conv 3x3, ReLU, max-pool) blocks, then two linear layers."""
+
+    arch: Literal["cnn"]
+    width: Positive = 32
+    """Channels of the first block; the second has twice, the third four times as many."""
+
+
+class ResNetModel(ModelBase):
+    """torchvision's ResNet-18 or ResNet-50."""
+
+    arch: Literal["resnet18", "resnet50"]
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """'cifar': a 3x3 stride-1 first convolution and no max-pool, for images of about 32x32."""
+
+
+class CifarResNetModel(ModelBase):
+    """The narrow CIFAR ResNet of He et al. 2016 (6n+2 layers, widths 16-32-64)."""
+
+    arch: Literal["resnet20", "resnet32", "resnet56"]
+
+
+class TorchvisionModel(ModelBase):
+    """Any classifier of torchvision.models."""
+
+    arch: Literal["torchvision"]
+    name: str = Field(pattern=r"^[A-Za-z0-9_]+$")
+    """Name as torchvision.models.list_models() has it, e.g. 'convnext_tiny'."""
+
+
+class PythonModel(ModelBase):
+    """Your own factory, importable where the tasks run."""
+
+    arch: Literal["python"]
+    factory: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """'package.module:function'; called with kwargs, returns an nn.Module of logits."""
+    kwargs: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    """Keyword arguments of the factory."""
+
+
+AnyModel = Annotated[
+    LinearModel
+    | MlpModel
+    | CnnModel
+    | ResNetModel
+    | CifarResNetModel
+    | TorchvisionModel
+    | PythonModel,
+    Field(discriminator="arch"),
+]
+
+
+def _expand_model(value: Any) -> Any:
+    """``arch: torchvision:vgg16`` and ``arch: python:pkg.mod:fn`` are short for two keys."""
+    if isinstance(value, dict) and isinstance(value.get("arch"), str):
+        arch, _, rest = value["arch"].partition(":")
+        if rest and arch == "torchvision":
+            return {**value, "arch": arch, "name": value.get("name", rest)}
+        if rest and arch == "python":
+            return {**value, "arch": arch, "factory": value.get("factory", rest)}
+    return value
+
+
+ModelSpec = Annotated[AnyModel, BeforeValidator(_expand_model)]
