@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from gradattr.manifest.base import SecretRef, Spec, Url
 
@@ -45,17 +44,10 @@ class Runtime(Spec):
     """Bytes of memory that Ray reserves per task."""
 
 
-_MAP_STORAGE = re.compile(
-    r"^(float16|float32|int8|none|pooled:([1-9]\d{0,3})|topk:([1-9]\d{0,6}))$"
-)
-    r"^(float16|float32|int8|none|pooled:([1-9]\d{0,3})|topk:([1-9]\d{0,6}))$"
-)
-
-
-def _check_maps(text: str) -> str:
-    if not _MAP_STORAGE.match(text):
-        raise ValueError("expected float16, float32, int8, pooled:<n>, topk:<k> or none")
-    return text
+MapStorage = Annotated[
+    str,
+    Field(pattern=r"^(float16|float32|int8|none|pooled:[1-9][0-9]{0,3}|topk:[1-9][0-9]{0,6})$"),
+]
 
 
 class Store(Spec):
@@ -63,7 +55,7 @@ class Store(Spec):
 
     url: Url = "results"
     """Root of the store; runs stand under <url>/runs/<run id>/."""
-    maps: Annotated[str, AfterValidator(_check_maps)] = "float16"
+    maps: MapStorage = "float16"
     """How maps are kept: 'float16' (with a float32 scale per map), 'float32', 'int8',
     'pooled:<n>' (mean over an n x n grid, float16), 'topk:<k>' (the k largest |scores|),
     'none'."""
