@@ -56,6 +56,20 @@ class DataIndex:
     size: tuple[int, int] | None
     """(height, width) where every image has the same, known without decoding."""
 
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> DataIndex:
+        return cls(
+            **{
+                **value,
+                "files": tuple(FileRef(**file) for file in value["files"]),
+                "class_names": value["class_names"] and tuple(value["class_names"]),
+                "size": value["size"] and tuple(value["size"]),
+            }
+        )
+
     def digest(self) -> str:
         """Content digest: the list of files with sizes, digests and rows; not their location."""
         return digest_json(

@@ -1,0 +1,105 @@
+"""``gradattr run``: progress on a terminal, plain lines elsewhere, JSON on demand."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from gradattr.cli.manifests import read_manifest
+from gradattr.cli.output import clean, human_seconds, print_json
+from gradattr.runtime.driver import RunResult, run
+from gradattr.runtime.progress import Event, Listener
+
+#: Seconds between two plain progress lines.
+LINE_EVERY = 10.0
+
+
+def run_manifest(path: str, overrides: list[str], as_json: bool) -> None:
+    manifest = read_manifest(path, overrides)
+    with _listener(as_json) as listener:
+        result = run(manifest, listener=listener)
+    if as_json:
+        print_json(asdict(result))
+        return
+    _print_result(result)
+
+
+def _print_result(result: RunResult) -> None:
+    if result.already_complete:
+        print(f"Run {result.run_id} is already complete: {result.rows} rows. Nothing to do.")
+    else:
+        bad = f", {result.bad_rows} of them bad (see table 'errors')" if result.bad_rows else ""
+        print(f"Committed {result.run_id}: {result.rows} rows{bad}.")
+    print(f"  {result.uri}")
+    print(f"  gradattr show {result.uri}")
+
+
+@contextmanager
+def _listener(as_json: bool) -> Iterator[Listener]:
+    if as_json or not sys.stderr.isatty():
+        yield _Lines()
+        return
+    with _bar() as listener:
+        yield listener
+
+
+class _Lines:
+    """One line per thing worth knowing, on standard error."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if event.kind == "shard":
+            complete = event.rows_done >= event.rows_total
+            if not complete and now - self._last < LINE_EVERY:
+                return
+            self._last = now
+            sys.stderr.write(_progress_text(event) + "\n")
+        else:
+            sys.stderr.write(clean(event.message) + "\n")
+        sys.stderr.flush()
+
+
+def _progress_text(event: Event) -> str:
+    parts = [f"{event.stage}: {event.rows_done}/{event.rows_total} rows"]
+    if event.rows_per_second:
+        parts.append(f"{event.rows_per_second:.1f} rows/s")
+    if event.seconds_left is not None and event.rows_done < event.rows_total:
+        parts.append(f"{human_seconds(event.seconds_left)} left")
+    if event.bad_rows:
+        parts.append(f"{event.bad_rows} bad rows")
+    return ", ".join(parts)
+
+
+@contextmanager
+def _bar() -> Iterator[Listener]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[text]}", markup=False),
+        console=Console(stderr=True),
+    )
+    bars: dict[str, int] = {}
+
+    def listener(event: Event) -> None:
+        if event.kind in ("stage", "shard"):
+            if event.stage not in bars:
+                bars[event.stage] = progress.add_task(event.stage, total=event.rows_total, text="")
+            progress.update(
+                bars[event.stage],  # type: ignore[arg-type]
+                completed=event.rows_done,
+                text=_progress_text(event).partition(": ")[2],
+            )
+        else:
+            progress.console.print(clean(event.message), markup=False, highlight=False)
+
+    with progress:
+        yield listener

@@ -1,0 +1,244 @@
+"""``gradattr``: the commands, their arguments and their help. What a command does stands in the
+modules beside this one and is imported when it is called, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="gradattr",
+    help="Gradient attribution of whole data sets: one YAML in, queryable Parquet out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Begin with: gradattr init > audit.yaml; gradattr plan audit.yaml; gradattr run audit.yaml",
+)
+
+ManifestArg = Annotated[str, typer.Argument(metavar="MANIFEST", help="YAML file, or its URL.")]
+RunArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run id (or its beginning), a run's URL, or its manifest's file."
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set methods.0.steps=100"),
+]
+StoreOption = Annotated[
+    str, typer.Option("--store", envvar="GRADATTR_STORE", help="Root of the store.")
+]
+EndpointOption = Annotated[
+    str | None,
+    typer.Option("--endpoint-url", envvar="AWS_ENDPOINT_URL", help="S3 endpoint other than AWS."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@app.command(rich_help_panel="Ask")
+def init(
+    data: Annotated[str, typer.Option(help="Data set: digits, or the URL of a folder.")] = "digits",
+    name: Annotated[str, typer.Option(help="Name of the run.")] = "first-audit",
+) -> None:
+    """Print a manifest with comments, to begin with: gradattr init > audit.yaml"""
+    from gradattr.cli.ask import init_manifest
+
+    init_manifest(data, name)
+
+
+@app.command(rich_help_panel="Ask")
+def validate(manifest: ManifestArg, set_: SetOption = None, as_json: JsonOption = False) -> None:
+    """Check a manifest, and that its data and model can be used. Writes nothing."""
+    from gradattr.cli.ask import validate_manifest
+
+    validate_manifest(manifest, set_ or [], as_json)
+
+
+@app.command(rich_help_panel="Ask")
+def plan(
+    manifest: ManifestArg,
+    set_: SetOption = None,
+    probe: Annotated[bool, typer.Option(help="Time one batch to estimate the hours.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a run would do: stages, tasks, model evaluations, bytes, hours, what is done."""
+    from gradattr.cli.ask import show_plan
+
+    show_plan(manifest, set_ or [], probe, as_json)
+
+
+@app.command(rich_help_panel="Ask")
+def methods(as_json: JsonOption = False) -> None:
+    """List the attribution methods: formula, source, cost, what they need of a model."""
+    from gradattr.cli.ask import list_methods
+
+    list_methods(as_json)
+
+
+@app.command(rich_help_panel="Ask")
+def schema() -> None:
+    """Print the JSON Schema of manifests, for editors."""
+    from gradattr.cli.ask import print_schema
+
+    print_schema()
+
+
+@app.command(rich_help_panel="Ask")
+def doctor(
+    store: StoreOption = "results",
+    endpoint_url: EndpointOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine: versions, devices, bfloat16, Ray, and whether the store can be used."""
+    from gradattr.cli.doctor import examine
+
+    examine(store, endpoint_url, as_json)
+
+
+@app.command(rich_help_panel="Run")
+def run(manifest: ManifestArg, set_: SetOption = None, as_json: JsonOption = False) -> None:
+    """Carry out a manifest, or whatever is missing of it. Running it again resumes."""
+    from gradattr.cli.carry_out import run_manifest
+
+    run_manifest(manifest, set_ or [], as_json)
+
+
+@app.command(rich_help_panel="Run")
+def status(
+    run: RunArg,
+    store: StoreOption = "results",
+    endpoint_url: EndpointOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far a run is, from its records in the store (works from any machine)."""
+    from gradattr.cli.stored import show_status
+
+    show_status(run, store, endpoint_url, as_json)
+
+
+@app.command(rich_help_panel="Run")
+def ingest(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="YAML file with a 'data:' part, or a short form.")
+    ],
+    to: Annotated[str, typer.Argument(metavar="URL", help="Folder or prefix to write to.")],
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows per Parquet file.")] = 4096,
+    endpoint_url: EndpointOption = None,
+) -> None:
+    """Turn any data set into sharded Parquet on any store."""
+    from gradattr.cli.ingest import ingest_data
+
+    ingest_data(data, to, shard_rows, endpoint_url)
+
+
+@app.command(rich_help_panel="Look")
+def ls(
+    store: StoreOption = "results",
+    endpoint_url: EndpointOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the runs of a store."""
+    from gradattr.cli.stored import list_store
+
+    list_store(store, endpoint_url, as_json)
+
+
+@app.command(rich_help_panel="Look")
+def show(
+    run: RunArg,
+    store: StoreOption = "results",
+    endpoint_url: EndpointOption = None,
+    as_json: JsonOption = False,
+    png: Annotated[
+        str | None, typer.Option(help="Also write a contact sheet of maps to this file.")
+    ] = None,
+) -> None:
+    """Show a committed run on one screen: accuracy, methods, completeness gaps, bad rows."""
+    from gradattr.cli.stored import show_run
+
+    show_run(run, store, endpoint_url, as_json, png)
+
+
+@app.command(rich_help_panel="Look")
+def query(
+    run: RunArg,
+    sql: Annotated[str, typer.Argument(help="One SELECT over predictions, attributions, maps, ...")],
+    store: StoreOption = "results",
+    endpoint_url: EndpointOption = None,
+    as_json: JsonOption = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds before it is stopped.")] = 60.0,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to print at most.")] = 50,
+) -> None:
+    """Ask a committed run a question in SQL."""
+    from gradattr.cli.stored import query_run
+
+    query_run(run, sql, store, endpoint_url, as_json, timeout, limit)
+
+
+@app.command(rich_help_panel="Keep")
+def verify(
+    run: RunArg,
+    store: StoreOption = "results",
+    endpoint_url: EndpointOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every byte of a committed run again and compare it with what was committed."""
+    from gradattr.cli.stored import verify_stored
+
+    verify_stored(run, store, endpoint_url, as_json)
+
+
+@app.command(rich_help_panel="Keep")
+def gc(
+    store: StoreOption = "results",
+    endpoint_url: EndpointOption = None,
+    grace_hours: Annotated[float, typer.Option(min=0.0, help="Leave younger files alone.")] = 24.0,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it, only list.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List (and with --delete remove) what no commit names and what is older than the grace."""
+    from gradattr.cli.stored import collect_garbage
+
+    collect_garbage(store, endpoint_url, grace_hours, delete, as_json)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from gradattr import __version__
+
+        typer.echo(f"gradattr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: a deliberate error becomes one message and its exit code, never a traceback."""
+    from gradattr.errors import GradattrError
+
+    try:
+        app()
+    except GradattrError as error:
+        sys.stderr.write(f"gradattr: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("gradattr: interrupted; finished shards are kept\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        # `gradattr query ... | head`: the reader has seen enough.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""The driver: plan, find out what is missing, have it done, commit. Running it again resumes.
+
+Killing the driver at any instant loses at most the shards under way, because nothing is
+remembered but what stands in the store: shard records, and in the end the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from gradattr.errors import CheckError, Interrupted, ShardError, StoreError
+from gradattr.manifest.kinds import Manifest
+from gradattr.plan import Plan, Stage, Task
+from gradattr.runtime.attempt_log import AttemptLog
+from gradattr.runtime.executor import Executor, InlineExecutor, OpenExecutor
+from gradattr.runtime.progress import Event, Listener, StageProgress, ignore
+from gradattr.runtime.signals import StopRequest, listen_for_stop
+from gradattr.storage import (
+    ObjectStore,
+    ShardRecord,
+    commit_run,
+    create_run,
+    open_store,
+    read_commit,
+    read_record,
+    read_records,
+)
+from gradattr.storage.commit import is_committed
+from gradattr.work.context import RunContext
+from gradattr.work.outcome import Outcome
+from gradattr.work.prepare import Prepared, prepare
+from gradattr.work.threshold import bad_rows_allowed
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended."""
+
+    run_id: str
+    uri: str
+    rows: int
+    bad_rows: int
+    already_complete: bool
+    """True: it had been committed before, and nothing was done."""
+
+
+def run(
+    manifest: Manifest,
+    *,
+    listener: Listener = ignore,
+    open_executor: OpenExecutor | None = None,
+) -> RunResult:
+    """Carry out a manifest, or what is missing of it, and commit the run.
+
+    Raises UsageError and its kin (nothing written), ConflictError, StoreError or ShardError
+    (resumable), CheckError (too many bad rows; not committed), Interrupted (by a signal).
+    """
+    store = open_store(manifest.store)
+    prepared = prepare(manifest, store)
+    plan = prepared.plan
+    listener(Event("plan", f"run {plan.run_id}: {plan.rows} rows"))
+    if is_committed(store, plan.run_id):
+        return _already(store, plan, listener)
+    capabilities = store.probe()
+    create_run(store, plan.run_json())
+    log = AttemptLog.start(store, plan.run_id, capabilities)
+    try:
+        with listen_for_stop() as stop:
+            _run_stages(prepared, store, listener, log, stop, open_executor)
+        bad_rows = _check_threshold(prepared, store)
+        commit = commit_run(store, plan.run_json())
+    except BaseException as error:
+        log.end(error)
+        raise
+    log.end(None)
+    listener(Event("commit", f"committed {plan.run_id}"))
+    return RunResult(plan.run_id, _uri(store, plan), commit.rows, bad_rows, False)
+
+
+def _already(store: ObjectStore, plan: Plan, listener: Listener) -> RunResult:
+    commit = read_commit(store, plan.run_id)
+    listener(Event("complete", f"{plan.run_id} is already complete"))
+    bad = sum(int(record.extra.get("bad_rows", 0)) for record in commit.records)
+    return RunResult(plan.run_id, _uri(store, plan), commit.rows, bad, True)
+
+
+def _uri(store: ObjectStore, plan: Plan) -> str:
+    return store.url(f"runs/{plan.run_id}")
+
+
+def _run_stages(
+    prepared: Prepared,
+    store: ObjectStore,
+    listener: Listener,
+    log: AttemptLog,
+    stop: StopRequest,
+    open_executor: OpenExecutor | None,
+) -> None:
+    missing = [_missing(prepared, store, stage) for stage in prepared.plan.stages]
+    if not any(tasks for tasks in missing):
+        return
+    with _executor(prepared.context, open_executor) as executor:
+        listener(Event("note", f"running on {executor.describe()}"))
+        for number, stage in enumerate(prepared.plan.stages):
+            # Looked up anew: the stage before may have replaced a model that had been damaged.
+            tasks = missing[0] if number == 0 else _missing(prepared, store, stage)
+            if tasks:
+                _run_stage(stage, tasks, prepared, executor, listener, log, stop)
+            if stop.requested:
+                raise Interrupted(
+                    f"stopped by {stop.signal_name}; finished shards are kept, and the same "
+                    "command goes on from there"
+                )
+
+
+def _executor(
+    context: RunContext, open_executor: OpenExecutor | None
+) -> AbstractContextManager[Executor]:
+    if open_executor is not None:
+        return open_executor(context)
+    if context.manifest.runtime.address == "inline":
+        return InlineExecutor(context)
+    # Here and not above, so that a run without Ray does not load it.
+    from gradattr.runtime.ray_executor import ray_executor
+
+    return ray_executor(context)
+
+
+def _missing(prepared: Prepared, store: ObjectStore, stage: Stage) -> list[Task]:
+    records = read_records(
+        store, prepared.plan.run_id, prepared.plan.fingerprint, stage.name,
+        [task.key for task in stage.tasks],
+    )
+    return [task for task in stage.tasks if records.get(task.key) is None]
+
+
+def _run_stage(
+    stage: Stage,
+    tasks: list[Task],
+    prepared: Prepared,
+    executor: Executor,
+    listener: Listener,
+    log: AttemptLog,
+    stop: StopRequest,
+) -> None:
+    total = sum(task.rows for task in stage.tasks)
+    before = total - sum(task.rows for task in tasks)
+    progress = StageProgress(stage.name, total, before, listener)
+    progress.emit("stage", f"stage {stage.name}: {len(tasks)} of {len(stage.tasks)} shards to do")
+    attempts = {task.key: 0 for task in tasks}
+    allowed = 1 + prepared.context.manifest.runtime.retries
+    failed: dict[str, Outcome] = {}
+    while tasks and not stop.requested:
+        again: list[Task] = []
+        by_key = {task.key: task for task in tasks}
+        for outcome in executor.run(tasks, lambda: stop.requested):
+            attempts[outcome.key] += 1
+            log.outcome(outcome)
+            if outcome.status == "ok":
+                progress.finished(outcome.key, outcome.rows, outcome.bad_rows)
+            elif outcome.status == "fatal":
+                raise StoreError(
+                    f"shard {stage.name}/{outcome.key}: {outcome.error}\nStopped; finished "
+                    "shards are kept, and the same command goes on from there"
+                )
+            elif outcome.status == "crashed" and attempts[outcome.key] < allowed:
+                progress.emit("retry", f"{stage.name} {outcome.key}: {outcome.error}", outcome.key)
+                again.append(by_key[outcome.key])
+            else:
+                failed[outcome.key] = outcome
+                progress.emit("failed", f"{stage.name} {outcome.key}: {outcome.error}", outcome.key)
+        tasks = again
+    if failed:
+        raise ShardError(_failure_text(stage, failed, attempts))
+
+
+def _failure_text(stage: Stage, failed: dict[str, Outcome], attempts: dict[str, int]) -> str:
+    lines = [f"{len(failed)} of {len(stage.tasks)} shards of stage {stage.name} failed:"]
+    for key, outcome in list(failed.items())[:10]:
+        tries = f" (after {attempts[key]} attempts)" if outcome.status == "crashed" else ""
+        lines.append(f"  {stage.name}/{key}: {outcome.error}{tries}")
+    if len(failed) > 10:
+        lines.append(f"  and {len(failed) - 10} more")
+    lines.append("The other shards are kept; the same command tries these again")
+    return "\n".join(lines)
+
+
+def _check_threshold(prepared: Prepared, store: ObjectStore) -> int:
+    """Bad rows of the run; CheckError if they are more than the manifest allows."""
+    records: list[ShardRecord] = []
+    for stage in prepared.plan.stages:
+        found = read_records(
+            store, prepared.plan.run_id, prepared.plan.fingerprint, stage.name,
+            [task.key for task in stage.tasks],
+        )
+        records.extend(record for record in found.values() if record is not None)
+    bad = sum(int(record.extra.get("bad_rows", 0)) for record in records)
+    allowed = bad_rows_allowed(prepared.context.manifest, prepared.plan.rows)
+    if bad > allowed:
+        statuses: dict[str, int] = {}
+        for record in records:
+            for status, count in record.extra.get("statuses", {}).items():
+                if status != "ok":
+                    statuses[status] = statuses.get(status, 0) + count
+        kinds = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
+        examples = [e for record in records for e in record.extra.get("examples", [])][:3]
+        raise CheckError(
+            f"{bad} of {prepared.plan.rows} rows are bad ({kinds}), {allowed:g} allowed by "
+            "errors.max; the run is not committed.\n"
+            + "".join(f"  {example}\n" for example in examples)
+            + "Mend the data, or raise it: --set errors.max=0.01 allows one row in a hundred"
+        )
+    return bad

@@ -1,0 +1,116 @@
+"""Tasks on Ray: one call per shard, a bounded number in flight, outcomes as they come."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from gradattr.manifest.operation import Runtime
+from gradattr.plan import Task
+from gradattr.runtime.executor import Executor, Stopped
+from gradattr.runtime.ray_cluster import check_resources, connect
+from gradattr.work.context import RunContext
+from gradattr.work.outcome import Outcome
+from gradattr.work.perform import perform
+from gradattr.work.resources import set_threads
+
+#: Calls handed to Ray per slot: enough that a worker never waits, few enough to stop quickly.
+IN_FLIGHT_PER_SLOT = 2
+
+#: Seconds that running shards get to finish after Ctrl-C or SIGTERM.
+GRACE_SECONDS = 30.0
+
+
+@ray.remote(max_retries=0)
+def run_task(context: dict[str, Any], task: Task, threads: int) -> Outcome:
+    """One shard on a worker. Crashes are counted and retried by the driver, not by Ray, because
+    Ray's own retries of out-of-memory kills have no end."""
+    # A worker that is reused keeps the thread count of its last lease.
+    set_threads(threads)
+    return perform(RunContext.from_json(context), task)
+
+
+class RayExecutor:
+    """Hands tasks to a connected Ray."""
+
+    def __init__(self, context: RunContext, runtime: Runtime, description: str) -> None:
+        self._runtime = runtime
+        self._description = description
+        self._context = ray.put(context.to_json())
+        self._threads = max(1, int(runtime.cpus_per_task))
+
+    def describe(self) -> str:
+        return self._description
+
+    def run(self, tasks: Sequence[Task], stopped: Stopped) -> Iterator[Outcome]:
+        waiting = deque(tasks)
+        running: dict[Any, Task] = {}
+        try:
+            while (waiting and not stopped()) or running:
+                while waiting and len(running) < self._limit() and not stopped():
+                    task = waiting.popleft()
+                    running[self._submit(task)] = task
+                # The time-out lets a stop be noticed while every shard is long.
+                done, _ = ray.wait(list(running), num_returns=1, timeout=0.5)
+                for reference in done:
+                    yield self._collect(reference, running.pop(reference))
+                if stopped():
+                    yield from self._drain(running)
+                    return
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+    def _drain(self, running: dict[Any, Task]) -> Iterator[Outcome]:
+        # Ray cannot say which calls have begun, and cancelling one that has would throw away a
+        # shard that is nearly done; so all get the grace period, and what is left is ended.
+        deadline = time.monotonic() + GRACE_SECONDS
+        while running and time.monotonic() < deadline:
+            done, _ = ray.wait(list(running), num_returns=1, timeout=0.5)
+            for reference in done:
+                yield self._collect(reference, running.pop(reference))
+
+    def _limit(self) -> int:
+        # Asked each time, because clusters grow and shrink.
+        have = ray.cluster_resources()
+        slots = int(have.get("CPU", 0) / self._runtime.cpus_per_task)
+        if self._runtime.gpus_per_task:
+            slots = min(slots, int(have.get("GPU", 0) / self._runtime.gpus_per_task))
+        slots = max(1, slots)
+        if self._runtime.workers != "auto" and self._runtime.workers < slots:
+            return self._runtime.workers
+        return IN_FLIGHT_PER_SLOT * slots
+
+    def _submit(self, task: Task) -> Any:
+        return run_task.options(
+            name=f"gradattr:{task.stage}",
+            num_cpus=self._runtime.cpus_per_task,
+            num_gpus=self._runtime.gpus_per_task,
+            memory=self._runtime.task_memory,
+        ).remote(self._context, task, self._threads)
+
+    @staticmethod
+    def _collect(reference: Any, task: Task) -> Outcome:
+        try:
+            return ray.get(reference)
+        except ray.exceptions.OutOfMemoryError:
+            text = "Ray ended the worker because the node ran out of memory"
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError):
+            text = "the worker process died"
+        except ray.exceptions.RayError as error:
+            text = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}"
+        return Outcome(task.stage, task.key, "crashed", error=text)
+
+
+@contextmanager
+def ray_executor(context: RunContext) -> Iterator[Executor]:
+    """Connect to the manifest's Ray, check that a task fits, and hand out an executor."""
+    runtime = context.manifest.runtime
+    with connect(runtime) as description:
+        check_resources(runtime)
+        yield RayExecutor(context, runtime, description)

@@ -1,0 +1,23 @@
+"""One door for every task: find what its stage does, do it, answer with an Outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gradattr.plan import Task
+from gradattr.work.attribute import attribute_shard
+from gradattr.work.context import RunContext
+from gradattr.work.outcome import Outcome, attempt
+from gradattr.work.train import train_model
+
+#: Stage name -> what a task of it does. A later kind adds its stages here.
+STAGES: dict[str, Callable[[RunContext, Task], dict[str, Any]]] = {
+    "train": train_model,
+    "attribute": attribute_shard,
+}
+
+
+def perform(context: RunContext, task: Task) -> Outcome:
+    """Carry out one task; never raises for what goes wrong inside it."""
+    return attempt(task.stage, task.key, lambda: STAGES[task.stage](context, task))

@@ -1,0 +1,35 @@
+"""Threads and devices of the process that a task runs in."""
+
+from __future__ import annotations
+
+import torch
+
+from gradattr.errors import UsageError
+from gradattr.manifest.operation import Engine, Runtime
+
+
+def set_threads(threads: int) -> None:
+    """Let torch use so many threads, and no more, from now on."""
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+def choose_device(engine: Engine, runtime: Runtime) -> torch.device:
+    """The device that the manifest asks for, as this process has it.
+
+    'auto' is CUDA where there is one; but on Ray a task that reserves no GPU must not take one
+    that another task has reserved. Raises UsageError for a CUDA device that is not there.
+    """
+    available = torch.cuda.is_available()
+    if engine.device == "auto":
+        reserved = runtime.address == "inline" or runtime.gpus_per_task > 0
+        return torch.device("cuda" if available and reserved else "cpu")
+    device = torch.device(engine.device)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if not available or (device.index or 0) >= count:
+            raise UsageError(
+                f"engine.device {engine.device}: this process sees {count} CUDA devices; "
+                "set runtime.gpus_per_task, or engine.device: cpu"
+            )
+    return device
