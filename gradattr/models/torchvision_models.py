@@ -1,0 +1,83 @@
+"""torchvision's classifiers: built without weights, for any number of classes."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from torch import nn
+from torchvision import models
+
+from gradattr.errors import ModelError
+
+Shape = tuple[int, int, int]
+
+#: Built with auxiliary heads unless told otherwise; those are of use in training from scratch only.
+_AUXILIARY = ("googlenet", "inception_v3")
+
+
+def classifier_names() -> list[str]:
+    """Every classifier of torchvision.models, sorted."""
+    return list(models.list_models(module=models))
+
+
+def check_name(name: str) -> None:
+    """Raise ModelError, with the nearest names, if torchvision has no such classifier."""
+    names = classifier_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ModelError(
+            f"model.name: torchvision has no classifier {name!r}{hint} "
+            "(torchvision.models.list_models(module=torchvision.models) lists them)"
+        )
+
+
+def torchvision_classifier(name: str, shape: Shape, num_classes: int) -> nn.Module:
+    """The architecture ``name`` with ``num_classes`` outputs, initialised at random.
+
+    Raises ModelError for an unknown name and for images of other than three channels.
+    """
+    check_name(name)
+    channels, height, width = shape
+    if channels != 3:
+        raise ModelError(
+            f"model.name: torchvision's {name!r} takes images of 3 channels, the data has "
+            f"{channels}; set 'preprocess.color: rgb', or use arch resnet18, resnet50 or cnn, "
+            "which take any number"
+        )
+    options: dict[str, Any] = {"weights": None, "num_classes": num_classes}
+    if name in _AUXILIARY:
+        options |= {"aux_logits": False, "init_weights": True}
+    if name.startswith("vit_") and height == width:
+        options["image_size"] = height
+    try:
+        return models.get_model(name, **options)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"model.name: torchvision cannot build {name!r} for {height}x{width} pixels: {error}"
+        ) from error
+
+
+def resnet(name: str, shape: Shape, num_classes: int, stem: str) -> nn.Module:
+    """torchvision's ResNet-18 or -50 for any number of channels; ``stem`` 'cifar': a 3x3 stride-1
+    first convolution and no max-pool.
+
+    The ReLU modules do not work in place, so that outputs captured by a hook stay what they were.
+    """
+    model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
+    if stem == "cifar":
+        model.conv1 = _stem(shape[0], kernel=3, stride=1)
+        model.maxpool = nn.Identity()
+    elif shape[0] != 3:
+        model.conv1 = _stem(shape[0], kernel=7, stride=2)
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    return model
+
+
+def _stem(channels: int, kernel: int, stride: int) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, 64, kernel, stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
