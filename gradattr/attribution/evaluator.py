@@ -6,7 +6,8 @@ Shapes: n examples, m evaluation points, ``...`` the shape of one input, ``h`` o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from gradattr.attribution.target import Objective
 Choose = Callable[[Tensor], tuple[Tensor, Objective]]
 
 
-class Explained(NamedTuple):
+@dataclass(frozen=True)
+class Explained:
     """One chosen scalar at m points: class index (m,), value (m,), gradient (m, h)."""
 
     index: Tensor
@@ -61,7 +63,7 @@ class Evaluator(Protocol):
     def logits_and_gradients(
         self, h: Tensor, choices: Sequence[Choose]
     ) -> tuple[Tensor, list[Explained]]:
-        """At m stem outputs: logits (m, classes), and per choice the scalar chosen and its gradient.
+        """At m stem outputs: logits (m, classes), and each choice's scalar with its gradient.
 
         One forward pass serves the prediction and every choice, one backward pass each choice.
         Without choices it is a forward pass without a graph. Equal to ``gradients`` with the
@@ -104,6 +106,8 @@ class PlainEvaluator:
         explained = []
         with torch.enable_grad():
             logits = self.model(leaf.clone())
+            if not logits.requires_grad:
+                raise ValueError("the model's output is not a differentiable function of its input")
             for number, choose in enumerate(choices, start=1):
                 index, objective = choose(logits.detach())
                 values = objective(logits, index)

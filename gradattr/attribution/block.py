@@ -1,0 +1,109 @@
+"""A block: the few samples that are worked on at a time, and what their passes have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradattr.attribution.baselines import Baseline, Normalization, Sample
+from gradattr.attribution.evaluator import Evaluator
+from gradattr.attribution.target import Objective
+
+
+class Origin(NamedTuple):
+    """Where paths start: x' (n, ...), its stem output (n, h), its logits (n, classes)."""
+
+    x: Tensor
+    h: Tensor
+    logits: Tensor
+
+
+@dataclass
+class Shared:
+    """What is the same for every sample of a call, and outlives a block."""
+
+    origins: dict[Baseline, Origin] = field(default_factory=dict)
+    """Of baselines that are the same for all; n = 1."""
+    pools: dict[Sample, Tensor] = field(default_factory=dict)
+    """Logits (p, classes) of pools."""
+    zero: Tensor | None = None
+    """Logits (1, classes) of the input 0."""
+
+
+@dataclass
+class Block:
+    """At most ``batch_size`` samples x (n, ...), with what is computed for them only once."""
+
+    evaluator: Evaluator
+    x: Tensor
+    seeds: Sequence[int]
+    normalization: Normalization
+    batch_size: int
+    shared: Shared
+    _origins: dict[Baseline, Origin] = field(default_factory=dict)
+
+    @cached_property
+    def h(self) -> Tensor:
+        """Stem outputs of the samples, (n, h)."""
+        return self.evaluator.stem(self.x)
+
+    def draw(self, baseline: Baseline, copy: int) -> Tensor:
+        """Draw number ``copy`` of x', (n, ...)."""
+        return baseline.draw(self.x, self.seeds, copy, self.normalization)
+
+    def origin(self, baseline: Baseline) -> Origin:
+        """The first draw of ``baseline``, evaluated once however many methods start there."""
+        if baseline not in self._origins:
+            x = self.draw(baseline, 0)
+            if baseline.same_for_all:
+                if baseline not in self.shared.origins:
+                    self.shared.origins[baseline] = self._evaluated(x[:1])
+                one = self.shared.origins[baseline]
+                origin = Origin(x, one.h.expand_as(self.h), one.logits.expand(len(x), -1))
+            else:
+                origin = self._evaluated(x)
+            self._origins[baseline] = origin
+        return self._origins[baseline]
+
+    def mean_score(
+        self, baseline: Baseline, draws: int, index: Tensor, objective: Objective
+    ) -> Tensor:
+        """(n,) mean of the target scalar over the pool, or over the first ``draws`` draws."""
+        if not baseline.varies:
+            return objective(self.origin(baseline).logits, index)
+        if isinstance(baseline, Sample):
+            logits = self._pool_logits(baseline)
+            means = {
+                c: objective(logits, torch.full_like(logits[:, 0], c, dtype=torch.long)).mean()
+                for c in set(index.tolist())
+            }
+            return torch.stack([means[c] for c in index.tolist()])
+        total = torch.zeros_like(index, dtype=self.x.dtype)
+        for copy in range(draws):
+            logits = self.evaluator.logits(self.draw(baseline, copy))
+            total += objective(logits, index) / draws
+        return total
+
+    def zero_logits(self) -> Tensor:
+        """(n, classes) logits of the input 0."""
+        if self.shared.zero is None:
+            self.shared.zero = self.evaluator.logits(torch.zeros_like(self.x[:1]))
+        return self.shared.zero.expand(len(self.x), -1)
+
+    def _evaluated(self, x: Tensor) -> Origin:
+        h = self.evaluator.stem(x)
+        logits, _ = self.evaluator.logits_and_gradients(h, ())
+        return Origin(x, h, logits)
+
+    def _pool_logits(self, baseline: Sample) -> Tensor:
+        if baseline not in self.shared.pools:
+            parts = torch.split(baseline.pool, self.batch_size)
+            self.shared.pools[baseline] = torch.cat(
+                [self.evaluator.logits(part.to(self.x)) for part in parts]
+            )
+        return self.shared.pools[baseline]

@@ -1,0 +1,293 @@
+"""The engine: many methods over many samples, with every pass made once and shared.
+
+Samples are worked on in blocks of ``batch_size``. Within a block a pass goes step by step, so
+``batch_size`` points are evaluated at a time; a smaller block takes several steps at a time.
+Gradients are added up as they come: memory holds one micro-batch and a map per statistic,
+whatever the number of steps. A sample's sums run over its steps in one order, so batch size,
+sharding and the other methods of the call do not change what is added to what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from gradattr.attribution.baselines import Normalization
+from gradattr.attribution.block import Block, Shared
+from gradattr.attribution.evaluator import Choose, Evaluator
+from gradattr.attribution.noise import standard_normal
+from gradattr.attribution.reductions import Reduction
+from gradattr.attribution.requests import MethodRequest, OtherModel, RandomScores, Source
+from gradattr.attribution.result import Attribution, Status, concatenate
+from gradattr.attribution.sampling import AtInput, Pass
+from gradattr.attribution.target import Objective, TargetName, logit, resolve_target
+
+
+def attribute(
+    evaluator: Evaluator,
+    x: Tensor,
+    requests: Sequence[MethodRequest],
+    *,
+    seeds: Sequence[int],
+    labels: Tensor | None = None,
+    normalization: Normalization | None = None,
+    batch_size: int = 64,
+) -> list[Attribution]:
+    """Attribute x (n, ...) by every method requested; one ``Attribution`` each, in order.
+
+    ``seeds`` has one number per sample and decides its noise and random baselines; ``labels`` (n,)
+    are needed by targets '*_true'; ``normalization`` says what black and white are. At most
+    ``batch_size`` points are evaluated at a time.
+
+    Requests with equal sampling and target share their forward and backward passes. Those at the
+    input share one forward pass with the prediction, whatever their targets.
+
+    Raises ValueError for arguments that do not fit together, unknown targets, and a model that
+    does not return (n, classes).
+    """
+    _check(x, requests, seeds, labels, batch_size)
+    x = x.detach()
+    shared = Shared()
+    parts: list[list[Attribution]] = []
+    for first in range(0, len(x), batch_size):
+        rows = slice(first, first + batch_size)
+        block = Block(
+            evaluator,
+            x[rows],
+            seeds[rows],
+            normalization or Normalization(),
+            batch_size,
+            shared,
+        )
+        parts.append(_attribute_block(block, requests, None if labels is None else labels[rows]))
+    return [concatenate([part[i] for part in parts]) for i in range(len(requests))]
+
+
+@dataclass(frozen=True)
+class _Scalar:
+    """A target on a block: class (n,), scalar, its value at x (n,) and gradient there (n, h)."""
+
+    index: Tensor
+    objective: Objective
+    score: Tensor
+    grads: Tensor | None
+
+
+@dataclass
+class _MicroBatch:
+    """Gradients (m, h) of one evaluation; pulled back at most once, and only if asked for."""
+
+    evaluator: Evaluator
+    grads: Tensor
+    x_shape: torch.Size
+    displacement: Tensor | None = None
+
+    @cached_property
+    def pulled(self) -> Tensor:
+        return self.evaluator.pullback(self.grads, self.x_shape)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The rows of a micro-batch that belong to one step."""
+
+    weight: float
+    batch: _MicroBatch
+    rows: slice
+
+    @property
+    def grad_h(self) -> Tensor:
+        return self.batch.grads[self.rows]
+
+    @property
+    def grad_x(self) -> Tensor:
+        return self.batch.pulled[self.rows]
+
+    @property
+    def displacement(self) -> Tensor | None:
+        return None if self.batch.displacement is None else self.batch.displacement[self.rows]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A map (n, ...) and the score (n,) it is complete against, if any."""
+
+    maps: Tensor
+    baseline_score: Tensor | None = None
+
+
+def _attribute_block(
+    block: Block, requests: Sequence[MethodRequest], labels: Tensor | None
+) -> list[Attribution]:
+    logits, scalars = _at_input(block, requests, labels)
+    groups: dict[tuple[Source, TargetName], list[int]] = {}
+    for number, request in enumerate(requests):
+        groups.setdefault((request.source, request.target), []).append(number)
+    results: dict[int, Attribution] = {}
+    for (source, target), numbers in groups.items():
+        reductions = [requests[number].reduction for number in numbers]
+        made = _make(block, source, scalars[target], reductions)
+        for number, one in zip(numbers, made, strict=True):
+            results[number] = _attribution(requests[number], one, scalars[target], logits)
+    return [results[number] for number in range(len(requests))]
+
+
+def _at_input(
+    block: Block, requests: Sequence[MethodRequest], labels: Tensor | None
+) -> tuple[Tensor, dict[TargetName, _Scalar]]:
+    """Logits (n, classes), and every target fixed; one forward pass in all."""
+
+    def chooser(target: TargetName) -> Choose:
+        return lambda logits: resolve_target(target, _classes(logits), labels)
+
+    at_input = dict.fromkeys(r.target for r in requests if isinstance(r.source, AtInput))
+    logits, explained = block.evaluator.logits_and_gradients(
+        block.h, [chooser(target) for target in at_input]
+    )
+    grads = {target: one.grads for target, one in zip(at_input, explained, strict=True)}
+    scalars = {}
+    for target in dict.fromkeys(r.target for r in requests):
+        index, objective = resolve_target(target, _classes(logits), labels)
+        scalars[target] = _Scalar(index, objective, objective(logits, index), grads.get(target))
+    return logits, scalars
+
+
+def _make(
+    block: Block, source: Source, scalar: _Scalar, reductions: Sequence[Reduction]
+) -> list[_Made]:
+    """The maps of requests that share a source and a target."""
+    if isinstance(source, RandomScores):
+        return [_Made(standard_normal(block.x, block.seeds, "random")) for _ in reductions]
+    if isinstance(source, OtherModel):
+        other = source.evaluator
+        _, grads, _ = other.gradients(other.stem(block.x), scalar.index, logit)
+        return _reduced(other, block.x, [_only_step(other, grads, block.x)], None, reductions)
+    if isinstance(source, AtInput):
+        step = _only_step(block.evaluator, scalar.grads, block.x)
+        made = _reduced(block.evaluator, block.x, [step], None, reductions)
+        if Reduction.TIMES_INPUT not in reductions:
+            return made
+        zero_score = scalar.objective(block.zero_logits(), scalar.index)
+        return _against(zero_score, Reduction.TIMES_INPUT, made, reductions)
+    opened = source.open(block)
+    steps = _steps(opened, block, scalar)
+    made = _reduced(block.evaluator, block.x, steps, opened.displacement, reductions)
+    if Reduction.TIMES_DIFFERENCE not in reductions:
+        return made
+    baseline_score = opened.baseline_score(scalar.index, scalar.objective)
+    return _against(baseline_score, Reduction.TIMES_DIFFERENCE, made, reductions)
+
+
+def _against(
+    score: Tensor | None, kind: Reduction, made: list[_Made], reductions: Sequence[Reduction]
+) -> list[_Made]:
+    """Note the score that maps of this kind are complete against."""
+    return [
+        _Made(one.maps, score) if reduction is kind else one
+        for one, reduction in zip(made, reductions, strict=True)
+    ]
+
+
+def _only_step(evaluator: Evaluator, grads: Tensor | None, x: Tensor) -> _Step:
+    if grads is None:
+        raise ValueError("no gradient was taken at the input for this target")
+    return _Step(1.0, _MicroBatch(evaluator, grads, x.shape), slice(None))
+
+
+def _steps(opened: Pass, block: Block, scalar: _Scalar) -> Iterator[_Step]:
+    """Evaluate a pass, ``batch_size`` points at a time, and hand it out step by step."""
+    n, count = len(block.x), len(opened.weights)
+    at_once = block.batch_size // n
+    for first in range(0, count, at_once):
+        steps = range(first, min(first + at_once, count))
+        batch = _evaluate(opened, steps, block, scalar)
+        for place, step in enumerate(steps):
+            yield _Step(opened.weights[step], batch, slice(place * n, (place + 1) * n))
+
+
+def _evaluate(opened: Pass, steps: range, block: Block, scalar: _Scalar) -> _MicroBatch:
+    points = opened.points(steps)
+    index = scalar.index.repeat(len(steps))
+    _, grads, _ = block.evaluator.gradients(points.h, index, scalar.objective)
+    x_shape = torch.Size((len(index), *block.x.shape[1:]))
+    return _MicroBatch(block.evaluator, grads, x_shape, points.displacement)
+
+
+def _reduced(
+    evaluator: Evaluator,
+    x: Tensor,
+    steps: Iterable[_Step],
+    displacement: Tensor | None,
+    reductions: Sequence[Reduction],
+) -> list[_Made]:
+    """One map per reduction, from statistics that the reductions share."""
+    kinds = [r.statistic(one_displacement=displacement is not None) for r in reductions]
+    statistics = {kind: kind() for kind in kinds}
+    for step in steps:
+        for statistic in statistics.values():
+            statistic.add(step)
+    finished = {
+        kind: statistic.finish(lambda grad: evaluator.pullback(grad, x.shape))
+        for kind, statistic in statistics.items()
+    }
+    return [
+        _Made(reduction.map(finished[kind], x, displacement))
+        for reduction, kind in zip(reductions, kinds, strict=True)
+    ]
+
+
+def _attribution(
+    request: MethodRequest, made: _Made, scalar: _Scalar, logits: Tensor
+) -> Attribution:
+    maps = made.maps.contiguous()
+    gap = None
+    if made.baseline_score is not None:
+        total = maps.flatten(1).sum(1, dtype=torch.float64)
+        gap = (total - (scalar.score - made.baseline_score)).to(scalar.score.dtype)
+    finite = torch.isfinite(maps.flatten(1)).all(1) & torch.isfinite(scalar.score)
+    status: tuple[Status, ...] = tuple("ok" if ok else "non_finite" for ok in finite.tolist())
+    return Attribution(
+        method=request.id,
+        target=request.target,
+        maps=maps,
+        index=scalar.index,
+        score=scalar.score,
+        logits=logits,
+        baseline_score=made.baseline_score,
+        completeness_gap=gap,
+        evaluations=request.source.evaluations,
+        status=status,
+    )
+
+
+def _classes(logits: Tensor) -> Tensor:
+    if logits.dim() != 2:
+        raise ValueError(
+            f"the model returns {tuple(logits.shape)}: expected logits (examples, classes)"
+        )
+    return logits
+
+
+def _check(
+    x: Tensor,
+    requests: Sequence[MethodRequest],
+    seeds: Sequence[int],
+    labels: Tensor | None,
+    batch_size: int,
+) -> None:
+    if x.dim() < 2 or len(x) == 0 or not x.is_floating_point():
+        raise ValueError(
+            f"x: {tuple(x.shape)} of {x.dtype} given; expected floating point (n, ...) with n >= 1"
+        )
+    if not requests:
+        raise ValueError("requests: none given, at least one method expected")
+    if len(seeds) != len(x):
+        raise ValueError(f"seeds: {len(seeds)} given for {len(x)} samples; one each expected")
+    if labels is not None and labels.shape != (len(x),):
+        raise ValueError(f"labels: {tuple(labels.shape)} given, expected ({len(x)},)")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: {batch_size} given, at least 1 expected")

@@ -1,0 +1,155 @@
+"""A method as data: which gradients it needs, and what it makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+from gradattr.attribution.baselines import Baseline, Black
+from gradattr.attribution.evaluator import Evaluator
+from gradattr.attribution.quadrature import RuleName
+from gradattr.attribution.reductions import Reduction
+from gradattr.attribution.sampling import (
+    AtInput,
+    NoisyCopies,
+    RandomPaths,
+    Sampling,
+    StraightPath,
+)
+from gradattr.attribution.target import TargetName
+
+
+@dataclass(frozen=True)
+class RandomScores:
+    """No gradient at all: N(0, 1), drawn afresh for each sample."""
+
+    evaluations = 0
+
+
+@dataclass(frozen=True, eq=False)
+class OtherModel:
+    """The gradient at x of another model's logit, for the class that the explained model fixes."""
+
+    evaluator: Evaluator
+    evaluations = 1
+
+
+Source = AtInput | Sampling | RandomScores | OtherModel
+
+
+@dataclass(frozen=True)
+class MethodRequest:
+    """One method of a call. Build it with ``method_request``, or freely from a sampling and a
+    reduction."""
+
+    id: str
+    source: Source
+    reduction: Reduction
+    target: TargetName = "logit_pred"
+
+    def __post_init__(self) -> None:
+        if self.reduction is Reduction.TIMES_DIFFERENCE and not isinstance(
+            self.source, StraightPath | RandomPaths
+        ):
+            raise ValueError(f"request '{self.id}': x - x' needs a path from a baseline")
+
+
+_Recipe = tuple[Source, Reduction]
+
+
+def _gradient() -> _Recipe:
+    return AtInput(), Reduction.MEAN
+
+
+def _saliency() -> _Recipe:
+    return AtInput(), Reduction.MAGNITUDE
+
+
+def _input_x_gradient() -> _Recipe:
+    return AtInput(), Reduction.TIMES_INPUT
+
+
+def _smoothgrad(samples: int = 50, sigma: float = 0.1) -> _Recipe:
+    return NoisyCopies(samples, sigma), Reduction.MEAN
+
+
+def _smoothgrad_x_input(samples: int = 50, sigma: float = 0.1) -> _Recipe:
+    return NoisyCopies(samples, sigma), Reduction.TIMES_INPUT
+
+
+def _squaregrad(samples: int = 50, sigma: float = 0.1) -> _Recipe:
+    return NoisyCopies(samples, sigma), Reduction.MEAN_SQUARE
+
+
+def _vargrad(samples: int = 50, sigma: float = 0.1) -> _Recipe:
+    return NoisyCopies(samples, sigma), Reduction.VARIANCE
+
+
+def _integrated_gradients(
+    steps: int = 50, rule: RuleName = "gauss_legendre", baseline: Baseline | None = None
+) -> _Recipe:
+    return StraightPath(baseline or Black(), steps, rule), Reduction.TIMES_DIFFERENCE
+
+
+def _expected_gradients(baseline: Baseline, samples: int = 25) -> _Recipe:
+    return RandomPaths(baseline, samples), Reduction.TIMES_DIFFERENCE
+
+
+def _gradient_shap(baseline: Baseline, samples: int = 25, stdev: float = 0.0) -> _Recipe:
+    return RandomPaths(baseline, samples, stdev), Reduction.TIMES_DIFFERENCE
+
+
+def _random() -> _Recipe:
+    return RandomScores(), Reduction.MEAN
+
+
+def _linear(linear_model: Evaluator) -> _Recipe:
+    return OtherModel(linear_model), Reduction.MEAN
+
+
+_RECIPES: dict[str, Callable[..., _Recipe]] = {
+    "gradient": _gradient,
+    "saliency": _saliency,
+    "input_x_gradient": _input_x_gradient,
+    "smoothgrad": _smoothgrad,
+    "smoothgrad_x_input": _smoothgrad_x_input,
+    "squaregrad": _squaregrad,
+    "vargrad": _vargrad,
+    "integrated_gradients": _integrated_gradients,
+    "expected_gradients": _expected_gradients,
+    "gradient_shap": _gradient_shap,
+    "random": _random,
+    "linear": _linear,
+}
+
+
+def method_request(
+    name: str, *, id: str | None = None, target: TargetName = "logit_pred", **parameters: Any
+) -> MethodRequest:
+    """The request for a method of the catalogue, by name and parameters.
+
+    ``id`` names the result, by default ``name``. Parameters and their defaults:
+
+    - gradient, saliency, input_x_gradient, random: none
+    - smoothgrad, smoothgrad_x_input, squaregrad, vargrad: samples=50, sigma=0.1 (share of the
+      image's range)
+    - integrated_gradients: steps=50, rule='gauss_legendre', baseline=Black()
+    - expected_gradients: baseline, samples=25
+    - gradient_shap: baseline, samples=25, stdev=0.0 (units of the model's input)
+    - linear: linear_model (an Evaluator)
+
+    Raises ValueError for an unknown name, a parameter that the method does not have or that is
+    missing, and a value out of range.
+    """
+    if name not in _RECIPES:
+        raise ValueError(f"unknown method '{name}': expected one of {', '.join(_RECIPES)}")
+    recipe = _RECIPES[name]
+    try:
+        signature(recipe).bind(**parameters)
+    except TypeError as error:
+        expected = ", ".join(signature(recipe).parameters) or "none"
+        raise ValueError(f"method '{name}': {error} (parameters: {expected})") from None
+    source, reduction = recipe(**parameters)
+    return MethodRequest(id or name, source, reduction, target)
