@@ -1,0 +1,122 @@
+"""Gradient attribution, mathematics only: tensors in, tensors out. Works alone in a notebook.
+
+Names are imported when first used, so that reading the catalogue does not load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradattr.attribution.baselines import (
+        Baseline,
+        Black,
+        Blur,
+        Constant,
+        Mean,
+        Noise,
+        Normalization,
+        Sample,
+        Uniform,
+    )
+    from gradattr.attribution.catalogue import MethodInfo, Parameter, method_info
+    from gradattr.attribution.evaluator import Choose, Evaluator, Explained, PlainEvaluator
+    from gradattr.attribution.methods import (
+        expected_gradients,
+        gradient,
+        gradient_shap,
+        input_x_gradient,
+        integrated_gradients,
+        linear,
+        random_attribution,
+        saliency,
+        smoothgrad,
+        smoothgrad_x_input,
+        squaregrad,
+        vargrad,
+    )
+    from gradattr.attribution.passes import attribute
+    from gradattr.attribution.requests import MethodRequest, method_request
+    from gradattr.attribution.result import Attribution, concatenate
+
+_HOMES = {
+    "baselines": (
+        "Baseline",
+        "Black",
+        "Blur",
+        "Constant",
+        "Mean",
+        "Noise",
+        "Normalization",
+        "Sample",
+        "Uniform",
+    ),
+    "catalogue": ("MethodInfo", "Parameter", "method_info"),
+    "evaluator": ("Choose", "Evaluator", "Explained", "PlainEvaluator"),
+    "methods": (
+        "expected_gradients",
+        "gradient",
+        "gradient_shap",
+        "input_x_gradient",
+        "integrated_gradients",
+        "linear",
+        "random_attribution",
+        "saliency",
+        "smoothgrad",
+        "smoothgrad_x_input",
+        "squaregrad",
+        "vargrad",
+    ),
+    "passes": ("attribute",),
+    "requests": ("MethodRequest", "method_request"),
+    "result": ("Attribution", "concatenate"),
+}
+#: Not among them: ``catalogue.catalogue``, whose name is its module's.
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Attribution",
+    "Baseline",
+    "Black",
+    "Blur",
+    "Choose",
+    "Constant",
+    "Evaluator",
+    "Explained",
+    "Mean",
+    "MethodInfo",
+    "MethodRequest",
+    "Noise",
+    "Normalization",
+    "Parameter",
+    "PlainEvaluator",
+    "Sample",
+    "Uniform",
+    "attribute",
+    "concatenate",
+    "expected_gradients",
+    "gradient",
+    "gradient_shap",
+    "input_x_gradient",
+    "integrated_gradients",
+    "linear",
+    "method_info",
+    "method_request",
+    "random_attribution",
+    "saliency",
+    "smoothgrad",
+    "smoothgrad_x_input",
+    "squaregrad",
+    "vargrad",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -182,6 +182,13 @@ class Sample:
         return self.pool[rows.to(self.pool.device)].to(x)
 
 
+def as_baseline(value: Baseline | Tensor | float) -> Baseline:
+    """A baseline as it is, a number as ``Constant``, a tensor (p, ...) as ``Sample`` of it."""
+    if isinstance(value, Tensor):
+        return Sample(value)
+    return Constant(float(value)) if isinstance(value, int | float) else value
+
+
 def per_channel(values: Channels, x: Tensor) -> Tensor:
     """``values`` as a tensor that broadcasts along dimension 1 of ``x``."""
     if len(values) not in (1, x.shape[1]):
