@@ -6,10 +6,8 @@ remembered but what stands in the store: shard records, and in the end the commi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from gradattr.errors import CheckError, Interrupted, ShardError, StoreError
 from gradattr.manifest.kinds import Manifest
@@ -31,6 +29,7 @@ from gradattr.storage import (
 from gradattr.storage.commit import is_committed
 from gradattr.work.context import RunContext
 from gradattr.work.outcome import Outcome
+from gradattr.work.preflight import preflight
 from gradattr.work.prepare import Prepared, prepare
 from gradattr.work.threshold import bad_rows_allowed
 
@@ -64,6 +63,8 @@ def run(
     listener(Event("plan", f"run {plan.run_id}: {plan.rows} rows"))
     if is_committed(store, plan.run_id):
         return _already(store, plan, listener)
+    for note in preflight(prepared):
+        listener(Event("note", note))
     capabilities = store.probe()
     create_run(store, plan.run_json())
     log = AttemptLog.start(store, plan.run_id, capabilities)
@@ -122,7 +123,7 @@ def _executor(
     if open_executor is not None:
         return open_executor(context)
     if context.manifest.runtime.address == "inline":
-        return InlineExecutor(context)
+        return nullcontext(InlineExecutor(context))
     # Here and not above, so that a run without Ray does not load it.
     from gradattr.runtime.ray_executor import ray_executor
 

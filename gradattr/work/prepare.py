@@ -114,7 +114,7 @@ def _prepare_attribute(
         expected_rows=_expected_rows(manifest, index.rows),
     )
     stages = (*_train_stages(tasks), attribute)
-    return _assemble(manifest, inputs, stages, shape, classes, preprocess, models, pools)
+    return _assemble(manifest, store, inputs, stages, shape, classes, preprocess, models, pools)
 
 
 def _expected_rows(manifest: AttributeManifest, rows: int) -> dict[str, int]:
@@ -143,11 +143,12 @@ def _prepare_train(manifest: TrainManifest, store: ObjectStore, indexes: _Indexe
         "preprocess": manifest.preprocess.model_dump(mode="json"),
     }
     stages = _train_stages(tasks)
-    return _assemble(manifest, inputs, stages, shape, classes, manifest.preprocess, models, {})
+    return _assemble(manifest, store, inputs, stages, shape, classes, manifest.preprocess, models, {})
 
 
 def _assemble(
     manifest: Manifest,
+    store: ObjectStore,
     inputs: dict[str, Any],
     stages: tuple[Stage, ...],
     shape: tuple[int, int, int],
@@ -161,7 +162,8 @@ def _assemble(
     context = RunContext(
         run_id=plan.run_id,
         fingerprint=plan.fingerprint,
-        manifest_json=resolved,
+        # The opened store's own spec: its local path is absolute, for workers elsewhere.
+        manifest_json=resolved | {"store": store.spec.model_dump(mode="json")},
         shape=shape,
         num_classes=classes,
         preprocess_json=preprocess.model_dump(mode="json"),

@@ -33,3 +33,14 @@ def choose_device(engine: Engine, runtime: Runtime) -> torch.device:
                 "set runtime.gpus_per_task, or engine.device: cpu"
             )
     return device
+
+
+def bfloat16_units() -> str:
+    """What this machine has for bfloat16 matrix products: 'mixed' precision pays only there."""
+    if torch.cuda.is_available():
+        return "CUDA" if torch.cuda.is_bf16_supported() else "CUDA device without bfloat16"
+    if torch.cpu._is_amx_tile_supported():
+        return "AMX tiles"
+    if torch.cpu._is_avx512_bf16_supported():
+        return "AVX-512 dot products, no matrix tiles: 'mixed' gains less"
+    return "none: 'mixed' precision would be slower than fp32 here"

@@ -1,0 +1,111 @@
+"""Commands that ask and write nothing: init, validate, plan, methods, schema."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from gradattr.cli.manifests import read_manifest
+from gradattr.cli.output import human_bytes, human_seconds, print_json, print_table
+from gradattr.cli.template import manifest_template
+
+
+def init_manifest(data: str, name: str) -> None:
+    sys.stdout.write(manifest_template(data, name))
+
+
+def validate_manifest(path: str, overrides: list[str], as_json: bool) -> None:
+    manifest = read_manifest(path, overrides)
+    from gradattr.work.preflight import preflight
+    from gradattr.work.prepare import prepare
+
+    prepared = prepare(manifest)
+    notes = preflight(prepared)
+    plan = prepared.plan
+    if as_json:
+        print_json({"valid": True, "run_id": plan.run_id, "rows": plan.rows, "notes": notes})
+        return
+    print(f"{Path(path).name}: valid. Run {plan.run_id}, {plan.rows} rows.")
+    for note in notes:
+        print(f"  {note}")
+
+
+def show_plan(path: str, overrides: list[str], probe: bool, as_json: bool) -> None:
+    manifest = read_manifest(path, overrides)
+    from gradattr.storage import open_store
+    from gradattr.work.estimate import estimate
+    from gradattr.work.prepare import prepare
+
+    store = open_store(manifest.store)
+    prepared = prepare(manifest, store)
+    report = estimate(prepared, store, probe=probe)
+    if as_json:
+        print_json(report)
+        return
+    _print_plan(report)
+
+
+def _print_plan(report: dict[str, Any]) -> None:
+    done = " (already complete)" if report["committed"] else ""
+    print(f"Run {report['run_id']}{done}, fingerprint {report['fingerprint'][:16]}")
+    print_table(
+        "Stages",
+        ["stage", "shards", "rows", "done", "model evaluations", "estimated time"],
+        [
+            [
+                stage["name"],
+                stage["shards"],
+                stage["rows"],
+                stage["done"],
+                f"{stage['evaluations']:,}" if stage["evaluations"] else "",
+                human_seconds(stage["seconds"]) if stage["seconds"] is not None else "",
+            ]
+            for stage in report["stages"]
+        ],
+        right=["shards", "rows", "done", "model evaluations", "estimated time"],
+    )
+    if report["methods"]:
+        print_table(
+            "Methods",
+            ["method", "evaluations per row", "shares its passes with"],
+            [[m["method"], m["evaluations"], ", ".join(m["shared_with"])] for m in report["methods"]],
+            right=["evaluations per row"],
+        )
+        print_table(
+            "Bytes of maps, before compression, by store.maps",
+            ["store.maps", "bytes", ""],
+            [
+                [choice, human_bytes(size), "<- this manifest" if choice == report["maps"] else ""]
+                for choice, size in report["map_bytes"].items()
+            ],
+            right=["bytes"],
+        )
+    if report["probe"]:
+        print(report["probe"])
+
+
+def list_methods(as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from gradattr.attribution.catalogue import catalogue
+
+    entries = catalogue()
+    if as_json:
+        print_json([asdict(entry) for entry in entries])
+        return
+    print_table(
+        "Methods (cost in model evaluations per image: one forward and one backward pass each)",
+        ["name", "formula", "cost", "needs", "source"],
+        [
+            [entry.name, entry.formula, entry.cost, ", ".join(entry.needs), entry.source]
+            for entry in entries
+        ],
+    )
+
+
+def print_schema() -> None:
+    from gradattr.manifest.schema import manifest_schema
+
+    sys.stdout.write(json.dumps(manifest_schema(), indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,175 @@
+"""Commands about what stands in a store: ls, status, show, query, verify, gc."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from gradattr.cli.locate import locate, open_root
+from gradattr.cli.output import human_bytes, number, print_json, print_table
+from gradattr.errors import IntegrityError
+
+
+def list_store(store: str, endpoint_url: str | None, as_json: bool) -> None:
+    from gradattr.storage.runs import list_runs
+
+    runs = list_runs(open_root(store, endpoint_url))
+    if as_json:
+        print_json([asdict(run) for run in runs])
+        return
+    if not runs:
+        print(f"No runs under {store}.")
+        return
+    print_table(
+        f"Runs under {store}",
+        ["run", "kind", "state", "rows"],
+        [[r.run_id, r.kind, "committed" if r.committed else "incomplete", r.rows] for r in runs],
+        right=["rows"],
+    )
+
+
+def show_status(run: str, store: str, endpoint_url: str | None, as_json: bool) -> None:
+    from gradattr.storage.runs import progress, read_run_json
+
+    root, run_id = locate(run, store, endpoint_url)
+    report = progress(root, read_run_json(root, run_id))
+    if as_json:
+        print_json(asdict(report))
+        return
+    state = "committed" if report.committed else "incomplete: the same `gradattr run` goes on"
+    print(f"Run {run_id}: {state}")
+    print_table(
+        "",
+        ["stage", "shards done", "shards", "rows done", "rows", "bad rows"],
+        [
+            [s.name, s.shards_done, s.shards, s.rows_done, s.rows, s.bad_rows]
+            for s in report.stages
+        ],
+        right=["shards done", "shards", "rows done", "rows", "bad rows"],
+    )
+
+
+def show_run(run: str, store: str, endpoint_url: str | None, as_json: bool, png: str | None) -> None:
+    from gradattr.report.results import Run
+    from gradattr.report.summary import summarise
+
+    opened = Run(*locate(run, store, endpoint_url))
+    summary = summarise(opened)
+    if png is not None:
+        from gradattr.report.contact_sheet import contact_sheet
+
+        contact_sheet(opened, png)
+    if as_json:
+        print_json(summary)
+        return
+    _print_summary(summary)
+    if png is not None:
+        print(f"Contact sheet: {png}")
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    print(f"Run {summary['run_id']}: {summary['rows']} rows, {human_bytes(summary['bytes'])}")
+    if summary["accuracy"] is not None:
+        print(f"Accuracy of the model on this data: {summary['accuracy']:.2%}")
+    for line in summary["notes"]:
+        print(line)
+    if summary["methods"]:
+        print_table(
+            "Methods",
+            ["method", "rows", "bad", "mean |score|", "mean sum", "median gap", "evaluations"],
+            [
+                [
+                    m["method"],
+                    m["rows"],
+                    m["bad"],
+                    number(m["mean_abs"]),
+                    number(m["mean_total"]),
+                    "" if m["median_gap"] is None else f"{m['median_gap']:.2%}",
+                    m["evaluations"],
+                ]
+                for m in summary["methods"]
+            ],
+            right=["rows", "bad", "mean |score|", "mean sum", "median gap", "evaluations"],
+        )
+        print("gap: |sum of the map - (score - score at the baseline)| / |score - score at the "
+              "baseline|, where a method promises completeness")
+    if summary["training"]:
+        print_table(
+            "Training",
+            ["model", "epochs", "loss", "accuracy", "test accuracy"],
+            [
+                [t["model"], t["epochs"], number(t["loss"]), number(t["accuracy"]),
+                 number(t["test_accuracy"])]
+                for t in summary["training"]
+            ],
+            right=["epochs", "loss", "accuracy", "test accuracy"],
+        )
+
+
+def query_run(
+    run: str,
+    sql: str,
+    store: str,
+    endpoint_url: str | None,
+    as_json: bool,
+    timeout: float,
+    limit: int,
+) -> None:
+    from gradattr.report.results import Run
+
+    opened = Run(*locate(run, store, endpoint_url))
+    # One row more than is shown tells whether there are more.
+    table = opened.sql(sql, timeout_s=timeout, max_rows=limit + 1)
+    rows = table.slice(0, limit).to_pylist()
+    if as_json:
+        print_json(rows)
+    else:
+        right = [
+            field.name for field in table.schema if not str(field.type).startswith(("string", "bool"))
+        ]
+        cells = [[_cell(value) for value in row.values()] for row in rows]
+        print_table("", table.column_names, cells, right=right)
+    if table.num_rows > limit:
+        sys.stderr.write(f"(the first {limit} rows; --limit shows more)\n")
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return number(value, 6)
+    if isinstance(value, list) and len(value) > 8:
+        return f"[{', '.join(str(_cell(v)) for v in value[:4])}, ... {len(value)} values]"
+    return value
+
+
+def verify_stored(run: str, store: str, endpoint_url: str | None, as_json: bool) -> None:
+    from gradattr.storage.verify import verify_run
+
+    root, run_id = locate(run, store, endpoint_url)
+    report = verify_run(root, run_id)
+    if as_json:
+        print_json(asdict(report))
+    elif report.ok:
+        print(f"Run {run_id} is whole: {report.files} files, {human_bytes(report.bytes)}, "
+              f"{report.rows} rows, every byte as committed.")
+    if not report.ok:
+        raise IntegrityError(f"run {run_id} is damaged:\n  " + "\n  ".join(report.problems))
+
+
+def collect_garbage(
+    store: str, endpoint_url: str | None, grace_hours: float, delete: bool, as_json: bool
+) -> None:
+    from gradattr.storage.gc import collect
+
+    report = collect(open_root(store, endpoint_url), grace_hours=grace_hours, dry_run=not delete)
+    if as_json:
+        print_json(asdict(report))
+        return
+    verb = "Deleted" if delete else "Would delete"
+    print(f"{verb} {len(report.keys)} files, {human_bytes(report.bytes)}.")
+    for key in report.keys[:20]:
+        print(f"  {key}")
+    if len(report.keys) > 20:
+        print(f"  and {len(report.keys) - 20} more")
+    if report.keys and not delete:
+        print("Nothing was deleted; --delete does it.")

@@ -1,0 +1,221 @@
+"""The Arrow schemas of all tables, with a description of every column in its metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from gradattr.canonical import digest_json
+from gradattr.errors import UsageError
+from gradattr.storage.maps import map_fields
+
+_ROW = ("row", pa.int64(), False, "number of the row in the whole data set, from 0")
+_SAMPLE = ("sample_id", pa.string(), False, "stable name of the sample, whatever the sharding")
+_METHOD = ("method", pa.string(), False, "the method's id in the manifest")
+_STATUS = (
+    "status",
+    pa.string(),
+    False,
+    "'ok', or why there is no result: decode_error, too_large, label_error, shape_error, "
+    "non_finite, ...",
+)
+_ERROR = ("error", pa.string(), True, "what went wrong, for a person to read; null if ok")
+
+_Column = tuple[str, pa.DataType, bool, str]
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """What is known of a table besides its columns."""
+
+    name: str
+    version: int
+    description: str
+    key: tuple[str, ...]
+    """Columns that together occur once in a run; empty: no such rule."""
+    columns: tuple[_Column, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        return _schema(self)
+
+
+PREDICTIONS = TableSpec(
+    "predictions",
+    1,
+    "one row per input row: what the model says",
+    ("row",),
+    (
+        _ROW,
+        _SAMPLE,
+        ("label", pa.int32(), True, "class index from the data; null if there is none"),
+        ("predicted", pa.int32(), True, "class index with the largest logit"),
+        ("correct", pa.bool_(), True, "predicted = label; null without a label"),
+        ("confidence", pa.float32(), True, "softmax probability of the predicted class"),
+        ("loss", pa.float32(), True, "cross-entropy at the label, in nats"),
+        _STATUS,
+        _ERROR,
+    ),
+)
+
+ATTRIBUTIONS = TableSpec(
+    "attributions",
+    1,
+    "one row per input row and method: the map's scalars",
+    ("row", "method"),
+    (
+        _ROW,
+        _SAMPLE,
+        _METHOD,
+        ("target", pa.string(), False, "the scalar that is differentiated, as in the manifest"),
+        ("target_index", pa.int32(), True, "class index that the target refers to"),
+        ("score", pa.float32(), True, "value of the target at the input x"),
+        ("baseline_score", pa.float32(), True, "value of the target at the baseline"),
+        (
+            "completeness_gap",
+            pa.float32(),
+            True,
+            "sum of the map - (score - baseline_score); null where the method has no such law",
+        ),
+        (
+            "completeness_gap_relative",
+            pa.float32(),
+            True,
+            "|completeness_gap| / |score - baseline_score|",
+        ),
+        ("total", pa.float32(), True, "sum of the map, signed"),
+        ("abs_total", pa.float32(), True, "sum of the map's absolute values"),
+        ("minimum", pa.float32(), True, "smallest value of the map"),
+        ("maximum", pa.float32(), True, "largest value of the map"),
+        ("evaluations", pa.int32(), False, "model evaluations (forward, or forward and backward)"),
+        _STATUS,
+        _ERROR,
+    ),
+)
+
+MAPS = TableSpec(
+    "maps",
+    1,
+    "one row per input row and method: the map itself; its columns depend on store.maps",
+    ("row", "method"),
+    (
+        _ROW,
+        _SAMPLE,
+        _METHOD,
+        _STATUS,
+        ("channels", pa.int16(), True, "channels of the map"),
+        ("height", pa.int32(), True, "rows of the map, in pixels"),
+        ("width", pa.int32(), True, "columns of the map, in pixels"),
+    ),
+)
+
+ERRORS = TableSpec(
+    "errors",
+    1,
+    "one row per failure of a row, in any step",
+    (),
+    (
+        _ROW,
+        _SAMPLE,
+        ("stage", pa.string(), False, "the plan's stage in which it happened"),
+        ("method", pa.string(), True, "the method's id; null where the row itself is bad"),
+        _STATUS,
+        _ERROR,
+    ),
+)
+
+TRAINING = TableSpec(
+    "training",
+    1,
+    "one row per epoch of a training",
+    (),
+    (
+        ("model", pa.string(), False, "'model', or 'linear:<method id>' for an auxiliary one"),
+        ("epoch", pa.int32(), False, "number of the epoch, from 1"),
+        ("loss", pa.float64(), False, "mean training cross-entropy of the epoch, in nats"),
+        ("accuracy", pa.float64(), True, "training accuracy, 0 to 1"),
+        ("test_loss", pa.float64(), True, "cross-entropy on the test data, in nats"),
+        ("test_accuracy", pa.float64(), True, "accuracy on the test data, 0 to 1"),
+        ("lr", pa.float64(), True, "learning rate of the epoch"),
+    ),
+)
+
+TABLES: dict[str, TableSpec] = {
+    table.name: table for table in (PREDICTIONS, ATTRIBUTIONS, MAPS, ERRORS, TRAINING)
+}
+"""Every table by name. All but ``maps`` are scalar tables, compacted when a run is committed."""
+
+BULK_TABLES = ("maps",)
+"""Tables that stay as the tasks wrote them."""
+
+
+def table_schema(name: str) -> pa.Schema:
+    """Schema of a scalar table."""
+    return _known(name).schema
+
+
+def maps_schema(storage_choice: str, shape: tuple[int, int, int]) -> pa.Schema:
+    """Schema of the table ``maps`` for maps of ``shape`` = (channels, height, width)."""
+    return _schema(MAPS, map_fields(storage_choice, shape))
+
+
+def make_table(name: str, columns: Mapping[str, Any], schema: pa.Schema | None = None) -> pa.Table:
+    """A table of one schema from columns by name (lists, numpy or Arrow arrays).
+
+    Nullable columns that are not given are null. UsageError: an unknown column, a missing
+    non-nullable one, a value that does not fit, columns of unequal length.
+    """
+    schema = schema or table_schema(name)
+    unknown = sorted(set(columns) - set(schema.names))
+    if unknown:
+        raise UsageError(f"table {name}: unknown columns {', '.join(unknown)}")
+    rows = len(next(iter(columns.values()))) if columns else 0
+    arrays = [_column(name, field, columns.get(field.name), rows) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _column(table: str, field: pa.Field, values: Any, rows: int) -> pa.Array | pa.ChunkedArray:
+    if values is None:
+        if not field.nullable and rows:
+            raise UsageError(f"table {table}: column {field.name} is missing")
+        return pa.nulls(rows, field.type)
+    try:
+        if isinstance(values, pa.Array | pa.ChunkedArray):
+            array = values if values.type == field.type else values.cast(field.type)
+        else:
+            array = pa.array(values, field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise UsageError(f"table {table}: column {field.name} ({field.type}): {error}") from None
+    if len(array) != rows:
+        raise UsageError(f"table {table}: {field.name} has {len(array)} values, expected {rows}")
+    if array.null_count and not field.nullable:
+        raise UsageError(f"table {table}: column {field.name} may not be null")
+    return array
+
+
+def schema_digest(schema: pa.Schema) -> str:
+    """16 hex digits that change with names, types and order of the columns."""
+    columns = [[field.name, str(field.type), field.nullable] for field in schema]
+    return digest_json(columns)[:16]
+
+
+def _known(name: str) -> TableSpec:
+    if name not in TABLES:
+        raise UsageError(f"there is no table {name!r}; there are {', '.join(TABLES)}")
+    return TABLES[name]
+
+
+def _schema(table: TableSpec, extra: tuple[_Column, ...] = ()) -> pa.Schema:
+    fields = [
+        pa.field(name, kind, nullable, metadata={"description": text})
+        for name, kind, nullable, text in (*table.columns, *extra)
+    ]
+    metadata = {
+        "gradattr.table": table.name,
+        "gradattr.schema_version": str(table.version),
+        "gradattr.description": table.description,
+    }
+    return pa.schema(fields, metadata)

@@ -1,0 +1,101 @@
+"""From a manifest's methods to requests of the mathematics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from gradattr.attribution.baselines import (
+    Baseline,
+    Black,
+    Blur,
+    Mean,
+    Noise,
+    Normalization,
+    Sample,
+    Uniform,
+)
+from gradattr.attribution.evaluator import Evaluator
+from gradattr.attribution.requests import MethodRequest, method_request
+from gradattr.errors import MethodError
+from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.data import Preprocess
+from gradattr.manifest.methods import (
+    AnyBaseline,
+    BlurBaseline,
+    ExpectedGradientsMethod,
+    IntegratedGradientsMethod,
+    LinearMethod,
+    MethodSpec,
+    NoiseBaseline,
+    SampleBaseline,
+    SmoothMethod,
+)
+from gradattr.work.context import method_id
+
+#: Method id -> pool of baseline images (p, channels, height, width).
+Pools = Callable[[str], torch.Tensor]
+
+#: Method id -> the linear model of the method 'linear'.
+LinearModels = Callable[[str], Evaluator]
+
+
+def normalization(preprocess: Preprocess, channels: int) -> Normalization:
+    """What black, white and the mean are in the space of the model's input."""
+    if preprocess.mean is None or preprocess.std is None:
+        return Normalization()
+    mean, std = preprocess.mean, preprocess.std
+    if len(mean) == 1:
+        mean, std = mean * channels, std * channels
+    return Normalization.from_mean_std(mean, std)
+
+
+def method_requests(
+    manifest: AttributeManifest, pools: Pools, linear_models: LinearModels
+) -> list[MethodRequest]:
+    """One request per method of the manifest, in order.
+
+    Raises MethodError, naming the method, for parameters that the mathematics refuses.
+    """
+    return [_request(manifest, method, pools, linear_models) for method in manifest.methods]
+
+
+def _request(
+    manifest: AttributeManifest, method: MethodSpec, pools: Pools, linear_models: LinearModels
+) -> MethodRequest:
+    label = method_id(method)
+    parameters: dict[str, object] = {}
+    try:
+        if isinstance(method, SmoothMethod):
+            parameters = {"samples": method.samples, "sigma": method.sigma}
+        elif isinstance(method, IntegratedGradientsMethod):
+            parameters = {
+                "steps": method.steps,
+                "rule": method.rule,
+                "baseline": _baseline(method.baseline, label, pools),
+            }
+        elif isinstance(method, ExpectedGradientsMethod):
+            parameters = {
+                "samples": method.samples,
+                "baseline": _baseline(method.baseline, label, pools),
+            }
+            if method.name == "gradient_shap":
+                parameters["stdev"] = method.stdev
+        elif isinstance(method, LinearMethod):
+            parameters = {"linear_model": linear_models(label)}
+        target = manifest.target if method.target is None else method.target
+        return method_request(method.name, id=label, target=target, **parameters)
+    except ValueError as error:
+        raise MethodError(f"method '{label}': {error}") from None
+
+
+def _baseline(spec: AnyBaseline, label: str, pools: Pools) -> Baseline:
+    if isinstance(spec, BlurBaseline):
+        return Blur(spec.kernel, spec.sigma)
+    if isinstance(spec, NoiseBaseline):
+        return Noise(spec.sigma)
+    if isinstance(spec, SampleBaseline):
+        return Sample(pools(label))
+    flat: dict[str, Baseline] = {"black": Black(), "mean": Mean(), "uniform": Uniform()}
+    return flat[spec.kind]
