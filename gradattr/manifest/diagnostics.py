@@ -1,0 +1,179 @@
+"""pydantic's errors as faults: one per place, with what was written and what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from gradattr.errors import ManifestError
+from gradattr.manifest.hints import key_hint, nearest, text_hint
+from gradattr.manifest.locate import Spot, locate
+from gradattr.manifest.nodes import Fault, MappingNode, Node, Path, Place, ScalarNode, SequenceNode
+from gradattr.manifest.shapes import Either, Leaf, Tagged, listing, quoted
+
+#: More faults than this are counted, not listed.
+MAX_FAULTS = 20
+_LONGEST_VALUE = 60
+
+
+def explain(error: ValidationError, model: type[BaseModel], root: Node) -> list[Fault]:
+    """One fault per place, in the order of the file."""
+    faults: dict[tuple[Place, Path, str], Fault] = {}
+    renamed: set[tuple[Path, str]] = set()
+    spots = [(item, locate(model, root, tuple(item["loc"]))) for item in _details(error)]
+    for item, spot in spots:
+        if item["type"] == "extra_forbidden":
+            assert spot.owner is not None
+            meant = nearest(str(spot.path[-1]), spot.owner.keys)
+            if meant:
+                renamed.add((spot.path[:-1], meant))
+    for item, spot in spots:
+        if spot.other_arm:
+            continue
+        if item["type"] == "missing" and (spot.path, spot.missing) in renamed:
+            continue
+        fault = _fault(item, spot, model)
+        absent = str(spot.missing) if item["type"] == "missing" else ""
+        faults.setdefault((fault.place, fault.path, absent), fault)
+    return list(faults.values())
+
+
+def report(faults: Iterable[Fault]) -> ManifestError:
+    """One error that lists the faults in the order of the file, at most 20 of them."""
+    ordered = sorted(faults, key=lambda fault: (fault.place.line, fault.place.column))
+    lines = [str(fault) for fault in ordered[:MAX_FAULTS]]
+    if len(ordered) > MAX_FAULTS:
+        lines.append(f"... and {len(ordered) - MAX_FAULTS} more")
+    return ManifestError("\n".join(lines))
+
+
+def show(node: Node) -> str:
+    """What was written, shortened; never the inside of a list or a mapping."""
+    if isinstance(node, MappingNode):
+        return "a mapping"
+    if isinstance(node, SequenceNode):
+        return "a list"
+    if node.value is None:
+        return "null" if node.text else "nothing"
+    text = node.text.replace("\n", " ")
+    text = text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+    return f"'{text}'" if isinstance(node.value, str) else text
+
+
+def _details(error: ValidationError) -> list[Any]:
+    return list(error.errors(include_url=False, include_input=False))
+
+
+def _fault(item: Any, spot: Spot, model: type[BaseModel]) -> Fault:
+    kind = item["type"]
+    if kind == "missing":
+        return _missing(spot)
+    if kind == "extra_forbidden":
+        assert spot.owner is not None
+        hint = key_hint(str(spot.path[-1]), spot.owner, spot.union, spot.tag, model)
+        return Fault(spot.place, spot.path, f"unknown key{hint}")
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _tag(spot)
+    if kind == "value_error":
+        return _said_by_model(item, spot)
+    if kind in ("too_short", "too_long"):
+        return _length(item, spot)
+    spot = _at_short_form(spot)
+    return Fault(spot.place, spot.path, _not_expected(spot))
+
+
+def _missing(spot: Spot) -> Fault:
+    assert spot.owner is not None
+    key = str(spot.missing)
+    field = spot.owner.cls.model_fields.get(key)
+    about = (field.description or "").split(". ")[0].split("\n\n")[0].rstrip(".") if field else ""
+    about = f" ({' '.join(about.split())})" if about else ""
+    message = f"the required key '{key}' is missing{about}"
+    if isinstance(spot.node, ScalarNode):
+        message = f"{show(spot.node)} is too short here: {message}"
+    return Fault(spot.place, spot.path, message)
+
+
+def _tag(spot: Spot) -> Fault:
+    union = spot.shape
+    assert isinstance(union, Tagged)
+    if not isinstance(spot.node, MappingNode):
+        return Fault(spot.place, spot.path, _unknown_word(spot.node, union.tags))
+    if union.key in spot.node.values:
+        node = spot.node.values[union.key]
+        return Fault(node.place, (*spot.path, union.key), _unknown_word(node, union.tags))
+    message = f"the required key '{union.key}' is missing: one of {listing(quoted(union.tags))}"
+    named = next((key for key in spot.node.values if key in union.tags), None)
+    meant = nearest(union.key, spot.node.values)
+    if named:
+        message += f"; write '{union.key}: {named}', with its parameters beside it"
+    elif meant:
+        message += f"; is '{meant}' meant to be it?"
+    return Fault(spot.place, spot.path, message)
+
+
+def _unknown_word(node: Node, words: tuple[str, ...]) -> str:
+    if not isinstance(node, ScalarNode) or not isinstance(node.value, str):
+        return _sentence(node, f"one of {listing(quoted(words))}")
+    word, colon, rest = node.value.partition(":")
+    meant = nearest(word, words)
+    hint = f"; did you mean '{meant}{colon}{rest}'?" if meant and meant != word else ""
+    return f"{show(node)} is not one of {listing(quoted(words))}{hint}"
+
+
+def _said_by_model(item: Any, spot: Spot) -> Fault:
+    """A rule written in the models. It may begin with the key that it is about."""
+    message = str(item["msg"]).removeprefix("Value error, ")
+    key, colon, rest = message.partition(": ")
+    if isinstance(spot.node, MappingNode) and colon and key in spot.node.values:
+        return Fault(spot.node.keys[key], (*spot.path, key), rest)
+    if isinstance(spot.node, ScalarNode) and spot.node.value is not None:
+        message = f"{show(spot.node)}: {message}"
+    return Fault(spot.place, spot.path, message)
+
+
+def _length(item: Any, spot: Spot) -> Fault:
+    limits = item.get("ctx", {})
+    least, most = limits.get("min_length"), limits.get("max_length")
+    wanted = f"at least {least}" if least is not None else f"at most {most}"
+    message = f"{limits.get('actual_length')} entries; expected {wanted}"
+    return Fault(spot.place, spot.path, message)
+
+
+def _at_short_form(spot: Spot) -> Spot:
+    """``arch: torchvision:a-b`` has no key 'name'; the fault is at 'arch'."""
+    if spot.missing is None or spot.union is None or not isinstance(spot.node, MappingNode):
+        return spot
+    tag = spot.node.values.get(spot.union.key)
+    if tag is None:
+        return spot
+    return replace(spot, path=(*spot.path, spot.union.key), node=tag, place=tag.place)
+
+
+def _not_expected(spot: Spot) -> str:
+    shape, node = spot.shape, spot.node
+    if isinstance(shape, Tagged) and isinstance(node, ScalarNode) and node.text in shape.tags:
+        return f"{show(node)} is not a mapping; write '{shape.key}: {node.text}' below the key"
+    choices = [
+        word
+        for leaf in (shape.arms if isinstance(shape, Either) else [shape])
+        if isinstance(leaf, Leaf)
+        for word in leaf.choices
+    ]
+    hint = ""
+    if isinstance(node, ScalarNode):
+        meant = nearest(node.text, choices) if isinstance(node.value, str) else None
+        hint = f"; did you mean '{meant}'?" if meant and meant != node.text else ""
+        hint = hint or text_hint(node, shape)
+    elif isinstance(node, SequenceNode) and len(node.items) == 1:
+        hint = "; write the value without brackets"
+    return _sentence(node, shape.words) + hint
+
+
+def _sentence(node: Node, words: str) -> str:
+    if isinstance(node, ScalarNode) and node.value is None:
+        return f"{show(node)} stands here; expected {words}, or leave the key out"
+    return f"{show(node)} is not {words}"

@@ -1,0 +1,154 @@
+"""What a person most likely meant: near words, keys of a neighbour, numbers in odd spellings."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from pydantic import BaseModel
+
+from gradattr.manifest.nodes import ScalarNode
+from gradattr.manifest.shapes import (
+    Either,
+    Leaf,
+    ListOf,
+    Model,
+    Shape,
+    Tagged,
+    field_shape,
+    listing,
+    quoted,
+)
+
+#: Words of other libraries for keys of ours.
+_SYNONYMS = {
+    "architecture": ("arch",),
+    "attribution_methods": ("methods",),
+    "backbone": ("arch",),
+    "batchsize": ("batch_size",),
+    "baselines": ("baseline",),
+    "checkpoint": ("weights",),
+    "dataset": ("data",),
+    "factor": ("lr_decay",),
+    "internal_batch_size": ("batch_size",),
+    "layers": ("hidden",),
+    "learning_rate": ("lr",),
+    "method": ("methods", "name", "rule"),
+    "n_samples": ("samples",),
+    "n_steps": ("steps",),
+    "noise": ("sigma",),
+    "normalize": ("mean",),
+    "nt_samples": ("samples",),
+    "num_samples": ("samples",),
+    "num_steps": ("steps",),
+    "num_workers": ("workers",),
+    "output": ("store",),
+    "output_dir": ("store",),
+    "path": ("url", "file", "files"),
+    "pretrained": ("weights",),
+    "shard_size": ("shard_rows",),
+    "size": ("resize",),
+    "std_dev": ("stdev", "sigma"),
+    "stdevs": ("stdev", "sigma"),
+    "type": ("format", "arch", "kind", "name"),
+    "uri": ("url",),
+}
+
+_WORDY_BOOLS = {
+    **dict.fromkeys(("yes", "on", "y"), "true"),
+    **dict.fromkeys(("no", "off", "n"), "false"),
+}
+_NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?")
+_GROUPED = re.compile(r"[-+]?[0-9]{1,3}(?:[_,' ][0-9]{3})+|[0-9]+(?:_[0-9]+)+")
+_PERCENT = re.compile(r"([0-9.]+) ?%")
+_DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
+_FRACTION = re.compile(r"([0-9]+) ?/ ?([0-9]+)")
+_SUFFIXED = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?i:k|m|ki|mi|gi|kb|mb|gb|px|x)")
+
+
+def nearest(word: str, options: Iterable[str]) -> str | None:
+    """The option that ``word`` is most likely a misspelling of, or None."""
+    known = list(options)
+    plain = {option.lower().replace("-", "_"): option for option in known}
+    wanted = word.lower().replace("-", "_").replace(" ", "_")
+    if wanted in plain:
+        return plain[wanted]
+    for synonym in _SYNONYMS.get(wanted, ()):
+        if synonym in known:
+            return synonym
+    close = difflib.get_close_matches(wanted[:80], plain, n=1, cutoff=0.6)
+    return plain[close[0]] if close else None
+
+
+def key_hint(key: str, owner: Model, union: Tagged | None, tag: str, root: type[BaseModel]) -> str:
+    """What to write in place of an unknown key of ``owner``."""
+    meant = nearest(key, owner.keys)
+    if meant:
+        return f"; did you mean '{meant}'?"
+    if union:
+        others = [tag for tag, model in union.arms if key in model.keys]
+        allowed = [name for name in owner.keys if name != union.key]
+        takes = f"'{tag}' takes {listing(allowed, 'and')}"
+        return f"; it is a key of {listing(quoted(others))}; {takes}" if others else f"; {takes}"
+    for section in root.model_fields:
+        shape = field_shape(root, section)
+        if isinstance(shape, Model) and key in shape.keys:
+            return f"; it belongs under '{section}'"
+    if owner.cls is not root and key in root.model_fields:
+        return "; it belongs at the top level of the manifest"
+    return f"; expected {listing(quoted(owner.keys))}"
+
+
+def text_hint(node: ScalarNode, shape: Shape) -> str:
+    """A hint on how the value is spelled, or nothing."""
+    leaves: tuple[Shape, ...] = shape.arms if isinstance(shape, Either) else (shape,)
+    if any(isinstance(leaf, ListOf) for leaf in leaves) and node.value is not None:
+        return f"; write it as a list: [{_shown(node)}]"
+    if isinstance(node.value, str):
+        if any(isinstance(leaf, Leaf) and leaf.numeric for leaf in leaves):
+            return _number_hint(node)
+        meant = _WORDY_BOOLS.get(node.text.lower()) or _quoted_bool(node)
+        return f"; write {meant}" if meant and leaves[0].words == "true or false" else ""
+    if isinstance(node.value, bool | int | float):
+        if any(isinstance(leaf, Leaf) and leaf.text and not leaf.choices for leaf in leaves):
+            return f"; to mean text, write it in quotes: '{node.text}'"
+        whole = any(isinstance(leaf, Leaf) and leaf.whole for leaf in leaves)
+        if whole and isinstance(node.value, float) and node.value.is_integer():
+            return f"; write {int(node.value)}"
+    return ""
+
+
+def _number_hint(node: ScalarNode) -> str:
+    text = node.text.strip().replace("−", "-")
+    if node.quoted and _NUMBER.fullmatch(text):
+        return f"; write {text} without quotes"
+    if _GROUPED.fullmatch(text):
+        return f"; write {re.sub('[^0-9+-]', '', text)}"
+    if _DECIMAL_COMMA.fullmatch(text):
+        return f"; write {text.replace(',', '.')}"
+    if percent := _PERCENT.fullmatch(text):
+        return f"; write {percent.group(1)} percent as a share: {_share(percent.group(1), '100')}"
+    if fraction := _FRACTION.fullmatch(text):
+        return f"; write {_share(fraction.group(1), fraction.group(2))}"
+    if suffixed := _SUFFIXED.fullmatch(text):
+        return f"; write the number alone, without a unit (as in {suffixed.group(1)})"
+    if text != node.text and _NUMBER.fullmatch(text):
+        return f"; write {text} with a plain minus sign"
+    return ""
+
+
+def _share(above: str, below: str) -> str:
+    try:
+        return f"{float(above) / float(below):.12g}"
+    except (ValueError, ZeroDivisionError):
+        return "a number"
+
+
+def _quoted_bool(node: ScalarNode) -> str | None:
+    text = node.text.lower()
+    return f"{text} without quotes" if text in ("true", "false") else None
+
+
+def _shown(node: ScalarNode) -> str:
+    return node.text if len(node.text) <= 40 else node.text[:39] + "…"

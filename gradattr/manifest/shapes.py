@@ -1,0 +1,218 @@
+"""What may stand at a place of a manifest, read off the models, and in plain words.
+
+pydantic's errors name the inner parts of types ("constrained-int", "function-after[...]"). These
+shapes are the same types as a person thinks of them: a whole number above 0, one of these words, a
+mapping with these keys.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One scalar value. ``words`` complete the sentence "... is not ..."."""
+
+    words: str
+    choices: tuple[str, ...] = ()
+    """Texts that are allowed, where the allowed values can be listed."""
+    numeric: bool = False
+    whole: bool = False
+    text: bool = False
+
+
+@dataclass(frozen=True)
+class ListOf:
+    item: Shape
+    words: str
+
+
+@dataclass(frozen=True)
+class MapOf:
+    value: Shape
+    words: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A mapping with the fields of one model."""
+
+    cls: type[BaseModel]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self.cls.model_fields)
+
+    @property
+    def words(self) -> str:
+        return f"a mapping with keys such as {listing(self.keys[:4], 'and')}"
+
+    def field(self, key: str) -> Shape:
+        return field_shape(self.cls, key)
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A mapping whose ``key`` says which of the models it is."""
+
+    key: str
+    arms: tuple[tuple[str, Model], ...]
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return tuple(tag for tag, _ in self.arms)
+
+    @property
+    def words(self) -> str:
+        return f"a mapping with the key '{self.key}' ({listing(quoted(self.tags))})"
+
+    def arm(self, tag: object) -> Model | None:
+        return next((model for name, model in self.arms if name == tag), None)
+
+
+@dataclass(frozen=True)
+class Either:
+    """Any of several shapes."""
+
+    arms: tuple[Shape, ...]
+
+    @property
+    def words(self) -> str:
+        return listing([arm.words for arm in self.arms])
+
+
+Shape = Leaf | ListOf | MapOf | Model | Tagged | Either
+
+#: What a text must look like, for every pattern in the models (held by a test).
+PATTERN_WORDS = {
+    r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$": (
+        "a name of at most 40 lower-case letters, digits and inner hyphens"
+    ),
+    r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$": (
+        "a label of at most 64 letters, digits, '_', '.', '+' and '-'"
+    ),
+    r"^[0-9a-f]{64}$": "a sha256 digest of 64 lower-case hex digits",
+    r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$": "the name of an environment variable as '${NAME}'",
+    r"^[A-Za-z0-9_]+$": "a name of letters, digits and '_'",
+    r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$": "a function as 'package.module:function'",
+    r"^(auto|cpu|cuda(:\d+)?)$": "'auto', 'cpu', 'cuda' or 'cuda:<number>'",
+    r"^(auto|local|inline|ray://[^\s]+|[\w.-]+:\d+)$": (
+        "'auto', 'local', 'inline' or 'ray://host:port'"
+    ),
+    r"^(float16|float32|int8|none|pooled:[1-9][0-9]{0,3}|topk:[1-9][0-9]{0,6})$": (
+        "'float16', 'float32', 'int8', 'pooled:<n>', 'topk:<k>' or 'none'"
+    ),
+    r"^https?://[^\s@]+$": "an address such as 'https://host:port', without credentials",
+}
+
+
+def listing(words: Iterable[str], last: str = "or") -> str:
+    """``a, b or c``."""
+    found = list(words)
+    return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} {last} {found[-1]}"
+
+
+def quoted(words: Iterable[str]) -> list[str]:
+    return [f"'{word}'" for word in words]
+
+
+@lru_cache(maxsize=1024)
+def field_shape(cls: type[BaseModel], key: str) -> Shape:
+    """The shape of one field of a model."""
+    field = cls.model_fields[key]
+    metadata = list(field.metadata)
+    if field.discriminator is not None:
+        metadata.append(field)
+    return shape_of(field.annotation, metadata)
+
+
+def shape_of(annotation: Any, metadata: Iterable[Any] = ()) -> Shape:
+    """The shape of a type with its ``Annotated`` metadata; ``None`` arms are left out."""
+    metadata = list(metadata)
+    while get_origin(annotation) is Annotated:
+        annotation, *more = get_args(annotation)
+        for part in more:
+            metadata.extend([part, *part.metadata] if isinstance(part, FieldInfo) else [part])
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return _union(get_args(annotation), metadata)
+    if origin is Literal:
+        return _literal(get_args(annotation))
+    if origin is list:
+        item = shape_of(get_args(annotation)[0])
+        return ListOf(item, f"a list of {_plural(item)}")
+    if origin is dict:
+        return MapOf(shape_of(get_args(annotation)[1]), "a mapping of names to plain values")
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return Model(annotation)
+    return _leaf(annotation, metadata)
+
+
+def _union(arms: tuple[Any, ...], metadata: list[Any]) -> Shape:
+    arms = tuple(arm for arm in arms if arm is not type(None))
+    if len(arms) == 1:
+        return shape_of(arms[0], metadata)
+    tag = next((str(part.discriminator) for part in metadata if _is_discriminated(part)), None)
+    if tag is None:
+        return Either(tuple(shape_of(arm) for arm in arms))
+    models = [
+        (str(name), Model(arm))
+        for arm in arms
+        for name in get_args(arm.model_fields[tag].annotation)
+    ]
+    return Tagged(tag, tuple(models))
+
+
+def _is_discriminated(part: Any) -> bool:
+    return isinstance(part, FieldInfo) and part.discriminator is not None
+
+
+def _literal(values: tuple[Any, ...]) -> Leaf:
+    shown = [f"'{value}'" if isinstance(value, str) else str(value) for value in values]
+    texts = tuple(value for value in values if isinstance(value, str))
+    words = shown[0] if len(shown) == 1 else f"one of {listing(shown)}"
+    return Leaf(words, choices=texts, numeric=not texts, whole=not texts, text=bool(texts))
+
+
+def _leaf(annotation: Any, metadata: list[Any]) -> Leaf:
+    if annotation is bool:
+        return Leaf("true or false")
+    if annotation is int:
+        return Leaf(_bounded("a whole number", metadata), numeric=True, whole=True)
+    if annotation is float:
+        return Leaf(_bounded("a number", metadata), numeric=True)
+    pattern = next((p for p in (getattr(m, "pattern", None) for m in metadata) if p), None)
+    return Leaf(PATTERN_WORDS.get(str(pattern), "text") if pattern else "text", text=True)
+
+
+def _bounded(words: str, metadata: list[Any]) -> str:
+    bounds = {
+        name: getattr(part, name)
+        for part in metadata
+        for name in ("gt", "ge", "lt", "le")
+        if getattr(part, name, None) is not None
+    }
+    parts = []
+    if "gt" in bounds:
+        parts.append(f"above {bounds['gt']}")
+    if "ge" in bounds:
+        parts.append(f"of at least {bounds['ge']}")
+    if "lt" in bounds:
+        parts.append(f"below {bounds['lt']}")
+    if "le" in bounds:
+        parts.append(f"of at most {bounds['le']}")
+    return f"{words} {' and '.join(parts)}" if parts else words
+
+
+def _plural(item: Shape) -> str:
+    if isinstance(item, Leaf):
+        return "numbers" if item.numeric else "texts"
+    return "mappings" if isinstance(item, Model | Tagged | MapOf) else "values"
