@@ -1,0 +1,145 @@
+"""A PNG of maps: one row per sample, the image first, then its map by every method.
+
+Signed maps are drawn in a diverging palette that colour-blind readers can tell apart (blue is
+against, red is for); maps that are never negative in an even one (white to black). Each map has
+its own scale, the 99.5th percentile of its |value|, so that one loud pixel hides nothing.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradattr.data import read_rows
+from gradattr.errors import UsageError
+from gradattr.manifest.data import Preprocess
+from gradattr.manifest.kinds import KINDS
+from gradattr.report.results import Run
+
+_PANEL_INCHES = 1.15
+
+
+def contact_sheet(run: Run, path: str | Path, *, samples: int = 8) -> Path:
+    """Write a contact sheet of ``samples`` rows spread evenly over the data set; return its path.
+
+    The images are read again from the data set that the run names. Raises UsageError if the run
+    kept no maps.
+    """
+    rows = _choose(run, samples)
+    images = _images(run, [row["row"] for row in rows])
+    maps = [
+        [_map_or_none(run, row["sample_id"], method) for method in run.methods] for row in rows
+    ]
+    target = Path(path)
+    target.write_bytes(_draw(run, rows, images, maps))
+    return target
+
+
+def _choose(run: Run, samples: int) -> list[dict[str, Any]]:
+    if "maps" not in run.tables:
+        raise UsageError(f"run {run.run_id} has no maps to draw")
+    good = run.sql(
+        "SELECT row, sample_id, label, predicted FROM predictions WHERE status = 'ok' ORDER BY row"
+    ).to_pylist()
+    if not good:
+        raise UsageError(f"run {run.run_id} has no good row to draw")
+    places = np.linspace(0, len(good) - 1, min(samples, len(good))).round().astype(int)
+    return [good[i] for i in places]
+
+
+def _images(run: Run, rows: Sequence[int]) -> list[np.ndarray]:
+    """(height, width[, 3]) in [0, 1] of each row, as the model sees it but not normalised."""
+    kind = KINDS[run.manifest["kind"]]
+    # The run keeps no store URL; any will do to read the manifest back.
+    manifest = kind.model_validate(run.manifest | {"runtime": {}, "store": run.store.spec})
+    preprocess = Preprocess.model_validate(run.inputs["preprocess"])
+    plain = preprocess.model_copy(update={"mean": None, "std": None})
+    found = read_rows(manifest.data, rows, plain)
+    return [found[row].numpy().transpose(1, 2, 0).squeeze() for row in rows]
+
+
+def _map_or_none(run: Run, sample_id: str, method: str) -> np.ndarray | None:
+    try:
+        return run.map(sample_id, method)
+    except UsageError:
+        return None
+
+
+def _draw(
+    run: Run,
+    rows: Sequence[dict[str, Any]],
+    images: Sequence[np.ndarray],
+    maps: Sequence[Sequence[np.ndarray | None]],
+) -> bytes:
+    # Figure and not pyplot: no global state, no window system, safe in threads.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = 1 + len(run.methods)
+    width, height = columns * _PANEL_INCHES + 0.6, len(rows) * _PANEL_INCHES + 0.75
+    figure = Figure(figsize=(width, height), dpi=150)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, row, image, row_maps in zip(axes, rows, images, maps, strict=True):
+        _panel(line[0], np.clip(image, 0, 1), "gray", 0.0, 1.0)
+        line[0].set_ylabel(_caption(row, run), fontsize=6.5)
+        for axis, one in zip(line[1:], row_maps, strict=True):
+            _map_panel(axis, one)
+    for axis, title in zip(axes[0], ["image", *run.methods], strict=True):
+        axis.set_title(_broken(title), fontsize=6.5)
+    figure.suptitle(
+        f"{run.run_id}: red speaks for the class, blue against; each map has its own scale",
+        fontsize=7.5,
+        x=0.01,
+        ha="left",
+    )
+    figure.subplots_adjust(
+        left=0.55 / width, right=0.99, bottom=0.08 / height, top=1 - 0.6 / height,
+        wspace=0.06, hspace=0.06,
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _broken(title: str) -> str:
+    """'integrated_gradients' on two lines: panels are narrow."""
+    return title.replace("_", "_\n", 1) if len(title) > 12 else title
+
+
+def _caption(row: dict[str, Any], run: Run) -> str:
+    names = run.inputs.get("class_names") or []
+
+    def name(index: int | None) -> str:
+        if index is None:
+            return "?"
+        return names[index][:14] if index < len(names) else str(index)
+
+    if row["label"] is None or row["label"] == row["predicted"]:
+        return name(row["predicted"])
+    return f"{name(row['label'])}\ntaken for {name(row['predicted'])}"
+
+
+def _map_panel(axis: Any, one: np.ndarray | None) -> None:
+    if one is None:
+        _panel(axis, np.ones((1, 1)), "gray", 0.0, 1.0)
+        axis.text(0.5, 0.5, "no map", ha="center", va="center", fontsize=6, transform=axis.transAxes)
+        return
+    flat = one.sum(axis=0)
+    limit = float(np.percentile(np.abs(flat), 99.5)) or 1.0
+    if float(one.min()) >= 0:
+        _panel(axis, flat, "gray_r", 0.0, limit)
+    else:
+        _panel(axis, flat, "RdBu_r", -limit, limit)
+
+
+def _panel(axis: Any, image: np.ndarray, palette: str, low: float, high: float) -> None:
+    axis.imshow(image, cmap=palette, vmin=low, vmax=high, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_linewidth(0.3)

@@ -1,0 +1,136 @@
+"""A committed run, opened for questions: SQL, tables, maps."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from gradattr.errors import UsageError
+from gradattr.manifest.operation import Store
+from gradattr.storage import ObjectStore, open_store, read_commit
+from gradattr.storage.maps import decode_map
+from gradattr.storage.query import open_query
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def open_run(uri: str, *, store: Store | None = None) -> Run:
+    """Open a committed run by its URL (``<store>/runs/<run id>``) or, with ``store``, by its id.
+
+    Raises StoreError if there is no such run or it is not committed, IntegrityError if its
+    commit is damaged.
+    """
+    if store is not None:
+        return Run(open_store(store), uri)
+    root, separator, run_id = uri.rstrip("/").rpartition("/runs/")
+    if not separator:
+        raise UsageError(f"{uri}: expected <store>/runs/<run id>, or a run id with store=")
+    return Run(open_store(root), run_id)
+
+
+class Run:
+    """A committed run. Every answer comes from files that its commit names, and no others."""
+
+    def __init__(self, store: ObjectStore, run_id: str) -> None:
+        self.store = store
+        self.run_id = run_id
+        self.commit = read_commit(store, run_id)
+        self._query = open_query(store, self.commit)
+
+    @property
+    def uri(self) -> str:
+        return self.store.url(f"runs/{self.run_id}")
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The resolved manifest, as JSON."""
+        return self.commit.run_json["manifest"]
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Digests and shapes of data and models."""
+        return self.commit.run_json["inputs"]
+
+    @property
+    def methods(self) -> list[str]:
+        """Method ids, in the manifest's order."""
+        return [method["id"] or method["name"] for method in self.manifest.get("methods", [])]
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables that can be queried."""
+        return self._query.tables
+
+    def sql(self, text: str, *, timeout_s: float = 60.0, max_rows: int | None = None) -> pa.Table:
+        """The answer to one SELECT over the run's tables, as an Arrow table.
+
+        Raises QueryError for anything but one SELECT, for wrong SQL, and on the time limit.
+        """
+        return self._query.sql(text, timeout_s=timeout_s, max_rows=max_rows)
+
+    def table(self, name: str) -> pa.Table:
+        """A whole table (for 'maps', mind its size). ``.to_pandas()`` makes a data frame."""
+        if name not in self.tables:
+            raise UsageError(f"run {self.run_id} has no table '{name}'; {', '.join(self.tables)}")
+        return self._query.table(name)
+
+    def frame(self, name: str) -> pandas.DataFrame:
+        """A whole table as a pandas data frame."""
+        return self.table(name).to_pandas()
+
+    def map(self, sample_id: str, method: str) -> np.ndarray:
+        """The map of one sample by one method: (channels, height, width) float32.
+
+        Raises UsageError if there is no such row, or if the row has no map (with its status).
+        """
+        choice = self.manifest["store"]["maps"]
+        if choice == "none":
+            raise UsageError(f"run {self.run_id} kept no maps (store.maps: none)")
+        found = self._query.rows("maps", {"sample_id": sample_id, "method": method})
+        rows = found.to_pylist()
+        if not rows:
+            raise UsageError(
+                f"run {self.run_id}: no map of sample '{sample_id}' by method '{method}'; "
+                f"methods: {', '.join(self.methods)}"
+            )
+        decoded = decode_map(rows[0], choice)
+        if decoded is None:
+            raise UsageError(
+                f"run {self.run_id}: sample '{sample_id}' has no map by '{method}': "
+                f"its status is {rows[0]['status']}"
+            )
+        return decoded
+
+    def __repr__(self) -> str:
+        return f"<Run {self.run_id}: {self.commit.rows} rows, tables {', '.join(self.tables)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the summary as a small table."""
+        from gradattr.report.summary import summarise
+
+        summary = summarise(self)
+        accuracy = summary["accuracy"]
+        head = f"<b>{html.escape(self.run_id)}</b>: {summary['rows']} rows"
+        if accuracy is not None:
+            head += f", accuracy {accuracy:.2%}"
+        rows = "".join(
+            "<tr>"
+            + "".join(
+                f"<td>{html.escape(str(cell))}</td>"
+                for cell in (
+                    m["method"],
+                    m["rows"],
+                    m["bad"],
+                    "" if m["median_gap"] is None else f"{m['median_gap']:.2%}",
+                )
+            )
+            + "</tr>"
+            for m in summary["methods"]
+        )
+        names = ("method", "rows", "bad", "median completeness gap")
+        columns = "".join(f"<th>{name}</th>" for name in names)
+        return f"<p>{head}</p><table><tr>{columns}</tr>{rows}</table>"
