@@ -96,9 +96,10 @@ def run_bytes(run_json: Mapping[str, Any]) -> bytes:
 def create_run(store: ObjectStore, run_json: Mapping[str, Any]) -> Literal["created", "exists"]:
     """Claim the run directory. ConflictError if it belongs to another fingerprint."""
     key = RunPaths(run_json["run_id"]).run_json
-    if store.put_new(key, run_bytes(run_json)):
-        return "created"
     data = store.get(key)
+    if data is None and store.put_new(key, run_bytes(run_json)):
+        return "created"
+    data = data or store.get(key)
     if data is None:
         raise ConflictError(f"{store.url(key)}: appeared and vanished again; is 'gc' running?")
     if _fingerprint(data) != run_json["fingerprint"]:

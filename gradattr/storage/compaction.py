@@ -48,7 +48,7 @@ def compact(
     for part in _read_all(store, paths, files):
         if writer is None:
             writer = TableWriter(part.schema, {"gradattr.shard": "all"}, 0)
-        put(writer.append(part.cast(writer.schema)))
+        put(writer.append(pa.Table.from_arrays(part.columns, schema=writer.schema)))
     if writer is not None:
         put(writer.finish())
     return tuple(done)
