@@ -7,6 +7,7 @@ for bit on a CPU.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -112,12 +113,14 @@ class _Loop:
         seed = derive_seed(self.recipe.seed, "epoch", epoch)
         with isolated_random(seed, self.device):
             loss, accuracy = self._train_pass(epoch)
-        if not torch.isfinite(torch.tensor(loss)):
-            raise ModelError(
-                f"training diverged: the loss of epoch {epoch} is {loss}; "
-                f"lower the learning rate (it is {rate:g}) or check the data's scale"
-            )
         tested = None if test is None else evaluate(self.model, *test)
+        losses = {"training": loss} | ({} if tested is None else {"test": tested.loss})
+        for which, value in losses.items():
+            if not math.isfinite(value):
+                raise ModelError(
+                    f"training diverged: the {which} loss of epoch {epoch} is {value}; lower the "
+                    f"learning rate (it is {rate:g}) or check the data's scale"
+                )
         return EpochResult(
             epoch,
             loss,

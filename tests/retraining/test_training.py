@@ -194,7 +194,7 @@ def test_empty_data_and_images_of_another_shape(few):
 
 
 def test_divergence_is_an_error_and_names_the_rate(few):
-    with pytest.raises(ModelError, match=r"diverged: the loss of epoch \d is (nan|inf).*1e\+20"):
+    with pytest.raises(ModelError, match=r"diverged: the training loss of epoch \d is (nan|inf).*1e\+20"):
         train_classifier(mlp(), *few, Recipe(lr=1e20, batch_size=8, epochs=5))
 
 
