@@ -148,6 +148,9 @@ TABLES: dict[str, TableSpec] = {
 }
 """Every table by name. All but ``maps`` are scalar tables, compacted when a run is committed."""
 
+MAP_CHOICE = b"gradattr.maps"
+"""Schema metadata of the table ``maps``: the storage choice, which its reader needs."""
+
 BULK_TABLES = ("maps",)
 """Tables that stay as the tasks wrote them."""
 
@@ -159,7 +162,8 @@ def table_schema(name: str) -> pa.Schema:
 
 def maps_schema(storage_choice: str, shape: tuple[int, int, int]) -> pa.Schema:
     """Schema of the table ``maps`` for maps of ``shape`` = (channels, height, width)."""
-    return _schema(MAPS, map_fields(storage_choice, shape))
+    schema = _schema(MAPS, map_fields(storage_choice, shape))
+    return schema.with_metadata(schema.metadata | {MAP_CHOICE: storage_choice.encode()})
 
 
 def make_table(name: str, columns: Mapping[str, Any], schema: pa.Schema | None = None) -> pa.Table:

@@ -1,0 +1,202 @@
+"""SQL over a committed run: DuckDB that can read the commit's files and nothing else.
+
+The lock is closed in this order: the commit's own files are allowed, Python replacements and
+extensions are switched off, limits are set, the views are made, then external access is disabled
+and the configuration locked. Besides, only one SELECT is accepted: COPY could otherwise write to
+the files that may be read.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from gradattr.errors import QueryError, StoreError, UsageError
+from gradattr.storage.commit import Commit, read_commit
+from gradattr.storage.filesystem import S3Options, open_filesystem, remote_errors, split_url
+from gradattr.storage.layout import RunPaths
+from gradattr.storage.objects import ObjectStore
+from gradattr.storage.reader import check_files
+from gradattr.storage.schemas import TABLES
+
+#: A larger answer belongs into a narrower question.
+MAX_RESULT_BYTES = 2 << 30
+_MAX_TEXT = 100_000
+_BATCH_ROWS = 65_536
+_ADVICE = "one SELECT (or WITH ... SELECT) over predictions, attributions, maps, errors, training"
+
+_SQL_TYPES = {
+    "int16": "SMALLINT",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "float": "FLOAT",
+    "double": "DOUBLE",
+    "string": "VARCHAR",
+    "bool": "BOOLEAN",
+}
+
+
+def open_query(store: ObjectStore, run: str | Commit, *, memory: str = "2GB") -> Query:
+    """A locked-down DuckDB with one view per table of a committed run.
+
+    UsageError: no such committed run. IntegrityError: the commit or a file it names is damaged.
+    """
+    commit = read_commit(store, run) if isinstance(run, str) else run
+    check_files(store, commit)
+    return Query(store, commit, memory)
+
+
+class Query:
+    """SQL over one run. A context manager; not to be used from two threads at once."""
+
+    def __init__(self, store: ObjectStore, commit: Commit, memory: str) -> None:
+        self.commit = commit
+        self._connection = duckdb.connect(":memory:", config={"temp_directory": ""})
+        try:
+            with _errors(60.0):
+                self._prepare(store, commit, memory)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Query:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._connection.close()
+
+    def sql(self, text: str, timeout_s: float = 60.0, max_rows: int | None = None) -> pa.Table:
+        """The answer to one SELECT as an Arrow table, of at most ``max_rows`` rows.
+
+        QueryError: anything but one SELECT, a mistake in it, an access to anything but the run's
+        tables, longer than ``timeout_s`` seconds, or larger than 2 GiB.
+        """
+        statement = self._one_select(text)
+        alarm = threading.Timer(timeout_s, self._connection.interrupt)
+        alarm.daemon = True
+        alarm.start()
+        try:
+            with _errors(timeout_s):
+                return self._answer(statement, time.monotonic() + timeout_s, timeout_s, max_rows)
+        finally:
+            alarm.cancel()
+
+    def _prepare(self, store: ObjectStore, commit: Commit, memory: str) -> None:
+        tables = {name: _urls(store, commit, name) for name in {**TABLES, **commit.tables}}
+        if split_url(store.spec.url)[0] != "file":
+            options = S3Options.from_store(store.spec)
+            self._connection.register_filesystem(open_filesystem(store.spec.url, options)[0])
+        everything = [url for urls in tables.values() for url in urls]
+        threads = max(1, min(4, os.cpu_count() or 1))
+        self._run(f"SET allowed_paths = {_list(everything)}")
+        for setting in (
+            "python_enable_replacements = false",
+            "autoinstall_known_extensions = false",
+            "autoload_known_extensions = false",
+            "allow_community_extensions = false",
+            f"memory_limit = {_literal(memory)}",
+            f"threads = {threads}",
+        ):
+            self._run(f"SET {setting}")
+        for name, urls in tables.items():
+            source = f"SELECT * FROM read_parquet({_list(urls)})" if urls else _empty(name)
+            self._run(f'CREATE VIEW "{name}" AS {source}')
+        self._run("SET enable_external_access = false")
+        self._run("SET lock_configuration = true")
+
+    def _run(self, text: str) -> None:
+        self._connection.execute(text)
+
+    def _one_select(self, text: str) -> Any:
+        if len(text) > _MAX_TEXT:
+            raise QueryError(f"the SQL text has {len(text)} characters, at most {_MAX_TEXT}")
+        try:
+            statements = self._connection.extract_statements(text)
+        except duckdb.Error as error:
+            raise QueryError(f"SQL: {error}") from None
+        if len(statements) != 1:
+            raise QueryError(f"SQL: {len(statements)} statements, expected {_ADVICE}")
+        kind = statements[0].type
+        if kind != duckdb.StatementType.SELECT:
+            raise QueryError(f"SQL: a {kind.name} statement is refused; expected {_ADVICE}")
+        return statements[0]
+
+    def _answer(
+        self, statement: Any, deadline: float, timeout_s: float, max_rows: int | None
+    ) -> pa.Table:
+        reader = self._connection.execute(statement).to_arrow_reader(_BATCH_ROWS)
+        batches, rows, size = [], 0, 0
+        for batch in reader:
+            if max_rows is not None and rows + batch.num_rows >= max_rows:
+                batches.append(batch.slice(0, max_rows - rows))
+                break
+            batches.append(batch)
+            rows, size = rows + batch.num_rows, size + batch.nbytes
+            if size > MAX_RESULT_BYTES:
+                raise QueryError("the answer is larger than 2 GiB; select less, or add a LIMIT")
+            if time.monotonic() > deadline:
+                raise QueryError(_late(timeout_s))
+        return pa.Table.from_batches(batches, schema=reader.schema)
+
+
+@contextmanager
+def _errors(timeout_s: float) -> Iterator[None]:
+    try:
+        with remote_errors("query"):
+            yield
+    except (duckdb.InterruptException, pa.ArrowCancelled) as error:
+        raise QueryError(_late(timeout_s)) from error
+    except (duckdb.IOException, duckdb.HTTPException) as error:
+        raise StoreError(f"query: {error}") from error
+    except FileNotFoundError as error:
+        raise StoreError(f"query: {error} vanished while it was read") from error
+    except (duckdb.Error, pa.ArrowException) as error:
+        if "INTERRUPT" in str(error):
+            raise QueryError(_late(timeout_s)) from error
+        raise QueryError(f"SQL: {error}") from error
+
+
+def _late(timeout_s: float) -> str:
+    return f"the query took longer than {timeout_s:g} s and was interrupted; ask for less"
+
+
+def _urls(store: ObjectStore, commit: Commit, table: str) -> list[str]:
+    paths = RunPaths(commit.run_id)
+    entry = commit.tables.get(table)
+    urls = [store.url(paths.absolute(file.key)) for file in entry.files] if entry else []
+    if any(character in url for url in urls[:1] for character in "*?["):
+        raise UsageError(f"{urls[0]}: DuckDB takes '*', '?' and '[' for a pattern; move the store")
+    return urls
+
+
+def _empty(table: str) -> str:
+    """A view with the table's columns and no rows."""
+    columns = [
+        f'NULL::{_SQL_TYPES[str(field.type)]} AS "{field.name}"' for field in TABLES[table].schema
+    ]
+    return f"SELECT {', '.join(columns)} WHERE false"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _list(urls: list[str]) -> str:
+    return "[" + ", ".join(_literal(url) for url in urls) + "]"

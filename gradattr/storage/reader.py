@@ -1,0 +1,119 @@
+"""Reading a committed run without SQL: whole tables, and single maps, every byte verified."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gradattr.errors import IntegrityError, ShardError, UsageError
+from gradattr.storage.commit import THREADS, Commit
+from gradattr.storage.compaction import read_verified
+from gradattr.storage.layout import RunPaths
+from gradattr.storage.maps import decode_map
+from gradattr.storage.objects import ObjectStore
+from gradattr.storage.schemas import MAP_CHOICE, MAPS, TABLES, table_schema
+from gradattr.storage.shards import FileEntry
+
+
+def check_files(store: ObjectStore, commit: Commit) -> None:
+    """IntegrityError, naming the file, unless every table's file is there in its full size."""
+    paths = RunPaths(commit.run_id)
+    files = [file for table in commit.tables.values() for file in table.files]
+
+    def wrong(file: FileEntry) -> str | None:
+        info = store.head(paths.absolute(file.key))
+        if info is not None and info.bytes == file.bytes:
+            return None
+        found = "is missing" if info is None else f"has {info.bytes} bytes"
+        return f"{store.url(paths.absolute(file.key))}: {found}, expected {file.bytes} bytes"
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        problems = [text for text in pool.map(wrong, files) if text]
+    if problems:
+        more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
+        raise IntegrityError(
+            f"{problems[0]}{more}; the run {commit.run_id} is damaged. To compute it anew, delete "
+            f"{store.url(paths.commit)} and run the same command again"
+        )
+
+
+def read_table(
+    store: ObjectStore, commit: Commit, name: str, columns: list[str] | None = None
+) -> pa.Table:
+    """A whole table of a committed run, in the order of the plan; size and digests verified.
+
+    Maps of a large run do not fit into memory: use SQL, ``find_map``, or ``columns``. UsageError:
+    no such table or column. IntegrityError: a file is missing or altered.
+    """
+    if name not in commit.tables and name not in TABLES:
+        raise UsageError(f"run {commit.run_id} has no table {name!r}; it has {_names(commit)}")
+    paths = RunPaths(commit.run_id)
+    entry = commit.tables.get(name)
+    parts = [_read(store, paths, file, columns) for file in entry.files] if entry else []
+    if not parts:
+        schema = table_schema(name)
+        table = schema.empty_table()
+        return table.select(columns) if columns else table
+    table = pa.concat_tables(parts)
+    missing = sorted(set(columns or ()) - set(table.schema.names))
+    if missing:
+        raise UsageError(f"table {name} has no column {', '.join(missing)}")
+    return table
+
+
+def find_map(store: ObjectStore, commit: Commit, sample_id: str, method: str) -> np.ndarray:
+    """The map (channels, height, width), float32, of one sample by one method.
+
+    UsageError: no such sample or method, or it has no map (its status is named).
+    """
+    if not commit.tables.get(MAPS.name) or not commit.tables[MAPS.name].files:
+        raise UsageError(f"run {commit.run_id} has no maps (store.maps: none)")
+    paths = RunPaths(commit.run_id)
+    for file in _files_of(store, commit, sample_id):
+        table = _read(store, paths, file, None)
+        same = pc.and_(pc.equal(table["sample_id"], sample_id), pc.equal(table["method"], method))
+        found = table.filter(same).to_pylist()
+        if not found:
+            continue
+        choice = (table.schema.metadata or {}).get(MAP_CHOICE, b"").decode()
+        values = decode_map(found[0], choice)
+        if values is None:
+            raise UsageError(
+                f"run {commit.run_id}: {sample_id!r} has no map by {method!r}: its status is "
+                f"{found[0]['status']!r}"
+            )
+        return values
+    raise UsageError(f"run {commit.run_id}: no map of sample {sample_id!r} by method {method!r}")
+
+
+def _files_of(store: ObjectStore, commit: Commit, sample_id: str) -> list[FileEntry]:
+    """Files that can hold the sample's maps: those of the shards that have its row."""
+    rows: set[int] | None = None
+    if "predictions" in commit.tables:
+        index = read_table(store, commit, "predictions", ["row", "sample_id"])
+        rows = set(index.filter(pc.equal(index["sample_id"], sample_id))["row"].to_pylist())
+    return [
+        file
+        for record in commit.records
+        if MAPS.name in record.tables
+        and (rows is None or any(a <= row < b for row in rows for a, b in record.row_ranges))
+        for file in record.tables[MAPS.name].files
+    ]
+
+
+def _read(
+    store: ObjectStore, paths: RunPaths, file: FileEntry, columns: list[str] | None
+) -> pa.Table:
+    try:
+        return read_verified(store, paths, file, columns)
+    except ShardError:
+        raise IntegrityError(
+            f"{store.url(paths.absolute(file.key))}: is missing although the commit names it"
+        ) from None
+
+
+def _names(commit: Commit) -> str:
+    return ", ".join(commit.tables)
