@@ -48,9 +48,15 @@ def _check_url(url: str) -> str:
     return url
 
 
+# For editors: the rules of _check_url that a pattern can say (JSON Schema has look-ahead).
+_URL_PATTERN = (
+    r"^(?!.*(::|\$\{|[\x00\n]))(?!(.*[/\\])?\.\.([/\\]|$))"
+    r"((file|FILE|s3|S3|gs|GS|az|AZ)://|(?![A-Za-z][A-Za-z0-9+.\-]*://))"
+)
+
 Url = Annotated[
     str,
-    Field(min_length=1, max_length=2048),
+    Field(min_length=1, max_length=2048, json_schema_extra={"pattern": _URL_PATTERN}),
     AfterValidator(_check_url),
 ]
 """A path, or a file://, s3://, gs:// or az:// URL. No chains, no '..', no credentials."""

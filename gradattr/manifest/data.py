@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from gradattr.manifest.base import Label, Spec, Url
 
 Positive = Annotated[int, Field(gt=0)]
+Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 
 
 class DataBase(Spec):
@@ -156,11 +157,11 @@ class Preprocess(Spec):
     color: Literal["auto", "rgb", "gray"] = "auto"
     """'rgb': three channels; 'gray': one (ITU-R 601 luma); 'auto': encoded images become rgb,
     raw arrays keep the channels that they have."""
-    resize: Positive | list[Positive] | None = Field(default=None)
+    resize: Positive | Pair | None = None
     """Pixels: one number for the shorter side, [height, width] for both. Antialiased bilinear."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     """How to resize."""
-    crop: Positive | list[Positive] | None = None
+    crop: Positive | Pair | None = None
     """Pixels: size of the centre crop (zero-padded where the image is smaller)."""
     mean: list[float] | None = Field(default=None, min_length=1)
     """Per channel, in [0, 1] units; subtracted."""
@@ -169,10 +170,6 @@ class Preprocess(Spec):
 
     @model_validator(mode="after")
     def _pairs(self) -> Preprocess:
-        for name in ("resize", "crop"):
-            size = getattr(self, name)
-            if isinstance(size, list) and len(size) != 2:
-                raise ValueError(f"{name} takes one number or [height, width]")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std come together")
         if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):

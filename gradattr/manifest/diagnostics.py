@@ -44,7 +44,7 @@ def explain(error: ValidationError, model: type[BaseModel], root: Node) -> list[
 def report(faults: Iterable[Fault]) -> ManifestError:
     """One error that lists the faults in the order of the file, at most 20 of them."""
     ordered = sorted(faults, key=lambda fault: (fault.place.line, fault.place.column))
-    lines = [str(fault) for fault in ordered[:MAX_FAULTS]]
+    lines = [_printable(str(fault)) for fault in ordered[:MAX_FAULTS]]
     if len(ordered) > MAX_FAULTS:
         lines.append(f"... and {len(ordered) - MAX_FAULTS} more")
     return ManifestError("\n".join(lines))
@@ -61,6 +61,11 @@ def show(node: Node) -> str:
     text = node.text.replace("\n", " ")
     text = text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
     return f"'{text}'" if isinstance(node.value, str) else text
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which could move the cursor of a terminal."""
+    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 
 def _details(error: ValidationError) -> list[Any]:
@@ -107,7 +112,7 @@ def _tag(spot: Spot) -> Fault:
         return Fault(node.place, (*spot.path, union.key), _unknown_word(node, union.tags))
     message = f"the required key '{union.key}' is missing: one of {listing(quoted(union.tags))}"
     named = next((key for key in spot.node.values if key in union.tags), None)
-    meant = nearest(union.key, spot.node.values)
+    meant = next((key for key in spot.node.values if nearest(key, [union.key])), None)
     if named:
         message += f"; write '{union.key}: {named}', with its parameters beside it"
     elif meant:

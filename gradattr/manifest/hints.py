@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel
 
+from gradattr.manifest.kinds import KINDS
 from gradattr.manifest.nodes import ScalarNode
 from gradattr.manifest.shapes import (
     Either,
@@ -67,7 +68,7 @@ _FRACTION = re.compile(r"([0-9]+) ?/ ?([0-9]+)")
 _SUFFIXED = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?i:k|m|ki|mi|gi|kb|mb|gb|px|x)")
 
 
-def nearest(word: str, options: Iterable[str]) -> str | None:
+def nearest(word: str, options: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The option that ``word`` is most likely a misspelling of, or None."""
     known = list(options)
     plain = {option.lower().replace("-", "_"): option for option in known}
@@ -77,20 +78,24 @@ def nearest(word: str, options: Iterable[str]) -> str | None:
     for synonym in _SYNONYMS.get(wanted, ()):
         if synonym in known:
             return synonym
-    close = difflib.get_close_matches(wanted[:80], plain, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(wanted[:80], plain, n=1, cutoff=cutoff)
     return plain[close[0]] if close else None
 
 
 def key_hint(key: str, owner: Model, union: Tagged | None, tag: str, root: type[BaseModel]) -> str:
     """What to write in place of an unknown key of ``owner``."""
-    meant = nearest(key, owner.keys)
+    others = [name for name, model in union.arms if key in model.keys] if union else []
+    meant = nearest(key, owner.keys, cutoff=0.8 if others else 0.6)
     if meant:
         return f"; did you mean '{meant}'?"
     if union:
-        others = [tag for tag, model in union.arms if key in model.keys]
         allowed = [name for name in owner.keys if name != union.key]
         takes = f"'{tag}' takes {listing(allowed, 'and')}"
         return f"; it is a key of {listing(quoted(others))}; {takes}" if others else f"; {takes}"
+    if owner.cls is root:
+        kinds = [kind for kind, model in KINDS.items() if key in model.model_fields]
+        if kinds:
+            return f"; it is a key of kind {listing(quoted(kinds))}"
     for section in root.model_fields:
         shape = field_shape(root, section)
         if isinstance(shape, Model) and key in shape.keys:
@@ -107,7 +112,8 @@ def text_hint(node: ScalarNode, shape: Shape) -> str:
         return f"; write it as a list: [{_shown(node)}]"
     if isinstance(node.value, str):
         if any(isinstance(leaf, Leaf) and leaf.numeric for leaf in leaves):
-            return _number_hint(node)
+            whole = any(isinstance(leaf, Leaf) and leaf.whole for leaf in leaves)
+            return _number_hint(node, whole)
         meant = _WORDY_BOOLS.get(node.text.lower()) or _quoted_bool(node)
         return f"; write {meant}" if meant and leaves[0].words == "true or false" else ""
     if isinstance(node.value, bool | int | float):
@@ -119,7 +125,7 @@ def text_hint(node: ScalarNode, shape: Shape) -> str:
     return ""
 
 
-def _number_hint(node: ScalarNode) -> str:
+def _number_hint(node: ScalarNode, whole: bool) -> str:
     text = node.text.strip().replace("−", "-")
     if node.quoted and _NUMBER.fullmatch(text):
         return f"; write {text} without quotes"
@@ -127,9 +133,11 @@ def _number_hint(node: ScalarNode) -> str:
         return f"; write {re.sub('[^0-9+-]', '', text)}"
     if _DECIMAL_COMMA.fullmatch(text):
         return f"; write {text.replace(',', '.')}"
-    if percent := _PERCENT.fullmatch(text):
+    percent = _PERCENT.fullmatch(text)
+    if percent and not whole:
         return f"; write {percent.group(1)} percent as a share: {_share(percent.group(1), '100')}"
-    if fraction := _FRACTION.fullmatch(text):
+    fraction = _FRACTION.fullmatch(text)
+    if fraction and not whole:
         return f"; write {_share(fraction.group(1), fraction.group(2))}"
     if suffixed := _SUFFIXED.fullmatch(text):
         return f"; write the number alone, without a unit (as in {suffixed.group(1)})"

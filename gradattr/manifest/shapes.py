@@ -178,7 +178,9 @@ def _is_discriminated(part: Any) -> bool:
 def _literal(values: tuple[Any, ...]) -> Leaf:
     shown = [f"'{value}'" if isinstance(value, str) else str(value) for value in values]
     texts = tuple(value for value in values if isinstance(value, str))
-    words = shown[0] if len(shown) == 1 else f"one of {listing(shown)}"
+    words = f"one of {listing(shown)}" if len(shown) > 1 else shown[0]
+    if len(shown) == 1 and not texts:
+        words += ", the only value"
     return Leaf(words, choices=texts, numeric=not texts, whole=not texts, text=bool(texts))
 
 

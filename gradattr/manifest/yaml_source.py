@@ -49,6 +49,10 @@ MAX_NODES = 20_000
 _FORBIDDEN = re.compile(
     "[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff]"
 )
+# What "\\u..." can bring into a value; tabs and line ends are welcome there.
+_ESCAPED = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _BRACKET_TOWER = re.compile(r"(?:[\[{][ \n]*){" + str(MAX_DEPTH + 1) + "}")
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,40}|0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}")
@@ -174,6 +178,9 @@ _SYNTAX_HINTS = (
 )
 
 
+_VALUES = (ScalarEvent, SequenceStartEvent, MappingStartEvent, AliasEvent)
+
+
 class _Open:
     """A container that is being filled: its node, its path, and the key that waits for a value."""
 
@@ -198,7 +205,7 @@ class _Builder:
     def take(self, event: Any) -> None:
         if isinstance(event, DocumentStartEvent):
             self._start_document(event)
-        elif isinstance(event, ScalarEvent | SequenceStartEvent | MappingStartEvent | AliasEvent):
+        elif isinstance(event, _VALUES):
             self._nodes += 1
             if self._nodes > MAX_NODES:
                 self._stop(event, f"more than {MAX_NODES} values; name files by a pattern with '*'")
@@ -225,6 +232,9 @@ class _Builder:
         if event.tag is not None:
             tag = str(event.tag).replace("tag:yaml.org,2002:", "!!")
             self._fault(event, f"the tag '{_short(tag)}' is not allowed; a manifest is plain data")
+        escaped = _ESCAPED.search(event.value) if isinstance(event, ScalarEvent) else None
+        if escaped:
+            self._fault(event, f"the text holds the character U+{ord(escaped.group()):04X}")
 
     def _add(self, event: Any) -> None:
         parent = self._stack[-1] if self._stack else None

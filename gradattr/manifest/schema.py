@@ -1,0 +1,138 @@
+"""The JSON Schema of manifests, for editors: completion, hover text, and squiggles as you type.
+
+It is generated from the models, with what they accept beyond their fields: the short forms
+(``data: digits``), and the rule that a model has either weights or a ``train`` block. Rules across
+other keys (unique method ids, as many means as deviations ...) are left to ``gradattr validate``.
+Unions are written as if/then on their tag, because editors then show the errors of one arm only.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from gradattr.manifest.kinds import KINDS, Manifest
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+JsonSchema = dict[str, Any]
+
+#: Discriminator of each union -> its name in ``$defs``.
+_UNIONS = {"format": "Data", "arch": "Model", "name": "Method", "kind": "Baseline"}
+
+#: Tags that take the rest of a short form: ``torchvision:vgg16``; the key that it stands for.
+_PREFIXED = {"Data": {"torchvision": "name"}, "Model": {"torchvision": "name", "python": "factory"}}
+
+
+def manifest_schema() -> JsonSchema:
+    """Return the schema (draft 2020-12) of every kind of manifest."""
+    generated = TypeAdapter(Manifest).json_schema()
+    definitions: JsonSchema = generated["$defs"]
+    unions: JsonSchema = {}
+    for name, definition in definitions.items():
+        definitions[name] = _name_unions(definition, definitions, unions)
+    definitions.update(unions)
+    _allow_store_url(definitions)
+    _state_origin_of_weights(definitions)
+    _need_train_block(definitions)
+    kinds = {kind: f"#/$defs/{model.__name__}" for kind, model in KINDS.items()}
+    return {
+        "$schema": DIALECT,
+        "title": "gradattr manifest",
+        "description": "What is asked of gradattr: one page of YAML.",
+        **_by_tag("kind", kinds),
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def schema_text() -> str:
+    """The schema as the text of a file."""
+    return json.dumps(manifest_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _by_tag(tag: str, arms: dict[str, str]) -> JsonSchema:
+    """An object whose ``tag`` picks the schema that holds for it."""
+    return {
+        "type": "object",
+        "required": [tag],
+        "properties": {tag: {"enum": list(arms)}},
+        "allOf": [
+            {"if": {"properties": {tag: {"const": name}}, "required": [tag]}, "then": {"$ref": ref}}
+            for name, ref in arms.items()
+        ],
+    }
+
+
+def _name_unions(part: Any, definitions: JsonSchema, unions: JsonSchema) -> Any:
+    """Replace every discriminated union below ``part`` by a reference to one definition."""
+    if isinstance(part, list):
+        return [_name_unions(item, definitions, unions) for item in part]
+    if not isinstance(part, dict):
+        return part
+    if "discriminator" in part and "oneOf" in part:
+        tag = part["discriminator"]["propertyName"]
+        name = _UNIONS[tag]
+        if name not in unions:
+            unions[name] = _union(name, tag, part["discriminator"]["mapping"], definitions)
+        kept = {key: part[key] for key in ("title", "description", "default") if key in part}
+        return {"$ref": f"#/$defs/{name}", **kept}
+    return {key: _name_unions(value, definitions, unions) for key, value in part.items()}
+
+
+def _union(name: str, tag: str, arms: dict[str, str], definitions: JsonSchema) -> JsonSchema:
+    chosen = _by_tag(tag, arms)
+    prefixed = _PREFIXED.get(name, {})
+    if name == "Model":
+        for prefix, key in prefixed.items():
+            _allow_prefix(chosen, tag, prefix, key, arms[prefix], definitions)
+        return {"title": name, **chosen}
+    bare = [word for word, ref in arms.items() if _required(ref, definitions) == [tag]]
+    short: list[JsonSchema] = [{"enum": bare}]
+    short += [{"type": "string", "pattern": f"^{prefix}:[A-Za-z0-9_]+$"} for prefix in prefixed]
+    return {"title": name, "anyOf": [*short, chosen]}
+
+
+def _allow_prefix(
+    chosen: JsonSchema, tag: str, prefix: str, key: str, ref: str, definitions: JsonSchema
+) -> None:
+    """``arch: torchvision:vgg16`` beside ``arch: torchvision`` with ``name: vgg16``."""
+    definition = definitions[ref.removeprefix("#/$defs/")]
+    rest = definition["properties"][key]["pattern"].removeprefix("^")
+    written = {"type": "string", "pattern": f"^{prefix}:{rest}"}
+    definition["required"].remove(key)
+    definition["properties"][tag] = {"title": "Arch", "anyOf": [{"const": prefix}, written]}
+    definition["if"] = {"properties": {tag: {"const": prefix}}, "required": [tag]}
+    definition["then"] = {"required": [key]}
+    tags = chosen["properties"][tag]
+    if "enum" in tags:
+        chosen["properties"][tag] = tags = {"anyOf": [{"enum": tags["enum"]}]}
+    tags["anyOf"].append(written)
+    starts = {"properties": {tag: {"pattern": f"^{prefix}:"}}, "required": [tag]}
+    chosen["allOf"].append({"if": starts, "then": {"$ref": ref}})
+
+
+def _required(ref: str, definitions: JsonSchema) -> list[str]:
+    return list(definitions[ref.removeprefix("#/$defs/")].get("required", []))
+
+
+def _allow_store_url(definitions: JsonSchema) -> None:
+    url = {**definitions["Store"]["properties"]["url"], "description": "Root of the store."}
+    for model in KINDS.values():
+        stores = definitions[model.__name__]["properties"]
+        stores["store"] = {"title": "Store", "anyOf": [url, {"$ref": "#/$defs/Store"}]}
+
+
+def _state_origin_of_weights(definitions: JsonSchema) -> None:
+    """Exactly one of ``weights`` and ``train``, in every model."""
+    given = {"weights": {"type": "string"}, "train": {"type": "object"}}
+    one_of = [{"required": [key], "properties": {key: kind}} for key, kind in given.items()]
+    for definition in definitions.values():
+        if given.keys() <= definition.get("properties", {}).keys():
+            definition["oneOf"] = one_of
+
+
+def _need_train_block(definitions: JsonSchema) -> None:
+    train = definitions["TrainManifest"]["properties"]
+    train["model"] = {**train["model"], "required": ["train"]}

@@ -1,0 +1,190 @@
+"""A small valid manifest, its faults as lines, and a strategy of valid manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from gradattr.errors import ManifestError
+from gradattr.manifest.loading import parse_manifest
+
+MINIMAL = """\
+kind: attribute
+name: tiny
+data: digits
+model:
+  arch: mlp
+  weights: model.safetensors
+methods: [saliency]
+"""
+
+
+@pytest.fixture(scope="session")
+def minimal() -> str:
+    return MINIMAL
+
+
+@pytest.fixture(scope="session")
+def faults() -> Callable[..., list[str]]:
+    """Lines of the ManifestError that a text causes."""
+
+    def lines(text: str | bytes, overrides: Sequence[str] = ()) -> list[str]:
+        with pytest.raises(ManifestError) as caught:
+            parse_manifest(text, file="m.yaml", overrides=overrides)
+        return str(caught.value).split("\n")
+
+    return lines
+
+
+@pytest.fixture(scope="session")
+def fault(faults: Callable[..., list[str]]) -> Callable[..., str]:
+    """The one line of a text that has one fault."""
+
+    def line(text: str | bytes, overrides: Sequence[str] = ()) -> str:
+        found = faults(text, overrides)
+        assert len(found) == 1, found
+        return found[0]
+
+    return line
+
+
+@pytest.fixture(scope="session")
+def valid_manifests() -> st.SearchStrategy[dict[str, Any]]:
+    """Manifests of both kinds, with short forms and long ones, that the models accept."""
+    return _manifests()
+
+
+def _part(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {key: _values(value) for key, value in required.items()},
+        optional={key: _values(value) for key, value in optional.items()},
+    )
+
+
+def _values(value: Any) -> st.SearchStrategy[Any]:
+    if isinstance(value, st.SearchStrategy):
+        return value
+    return st.sampled_from(value if isinstance(value, tuple) else (value,))
+
+
+def _data() -> st.SearchStrategy[Any]:
+    shared = {"limit": (None, 1, 500), "digest": ("content", "quick"), "max_pixels": 10_000}
+    shared["classes"] = (None, ["a", "b"])
+    files = (["a.parquet"], ["s3://b/a", "file:///x/*.bin"])
+    return st.one_of(
+        st.sampled_from(["digits", "torchvision:CIFAR10"]),
+        _part({"format": "digits"}, {**shared, "split": ("train", "test", "all")}),
+        _part({"format": "idx", "images": "x.gz"}, {**shared, "labels": (None, "y.gz")}),
+        _part({"format": "cifar10", "files": files}, shared),
+        _part({"format": "svhn", "file": "x.mat"}, shared),
+        _part({"format": "folder", "url": ("gs://b/photos", "photos")}, shared),
+        _part(
+            {"format": "parquet", "files": files},
+            {**shared, "image": "img", "label": (None, "y"), "shape": (None, [3, 8, 8])},
+        ),
+        _part({"format": "npz", "file": "x.npz"}, {**shared, "layout": ("nchw", "nhwc")}),
+        _part({"format": "webdataset", "files": files}, shared),
+        _part({"format": "torchvision", "name": "MNIST"}, {"download": (True, False)}),
+    )
+
+
+def _train() -> st.SearchStrategy[Any]:
+    return _part(
+        {"data": _data()},
+        {
+            "test": st.one_of(st.none(), _data()),
+            "optimizer": ("sgd", "adam"),
+            "lr": (0.1, 1e-3, 1),
+            "lr_decay": (0.5, 1),
+            "epochs": (1, 500),
+            "augment": (None, {}, {"flip": False, "crop_padding": 0}),
+            "stop_below": (0, 0.1),
+        },
+    )
+
+
+def _models(trained: bool) -> st.SearchStrategy[Any]:
+    train = {"train": _train()}
+    stored = {"weights": ("w.pt", "run:a-1")}
+    origins = [train] if trained else [train, stored]
+    arms: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"arch": "linear"}, {}),
+        ({"arch": "mlp"}, {"hidden": ([8], [64, 64])}),
+        ({"arch": "cnn"}, {"width": 8}),
+        ({"arch": ("resnet18", "resnet50")}, {"stem": ("cifar", "imagenet")}),
+        ({"arch": ("resnet20", "resnet32", "resnet56")}, {}),
+        ({"arch": "torchvision:vgg16"}, {}),
+        ({"arch": "torchvision", "name": "vgg16"}, {}),
+        ({"arch": "python:my.mod:fn"}, {"kwargs": ({"a": 1, "b": "x", "c": None, "d": True},)}),
+        ({"arch": "python", "factory": "m:f"}, {}),
+    ]
+    return st.one_of(
+        _part({**arm, **origin}, {**more, "num_classes": (None, 10)})
+        for arm, more in arms
+        for origin in origins
+    )
+
+
+def _methods() -> st.SearchStrategy[Any]:
+    baseline = st.one_of(
+        st.sampled_from(["black", "mean", "blur", "noise", "uniform", "sample"]),
+        _part({"kind": "blur"}, {"kernel": (3, 11), "sigma": (1, 2.5)}),
+        _part({"kind": "noise"}, {"sigma": 0.5}),
+        _part({"kind": "sample"}, {"count": (1, 64), "data": st.one_of(st.none(), _data())}),
+    )
+    shared = {"target": (None, "logit_true", 3)}
+    one = st.one_of(
+        st.sampled_from(["saliency", "random", "vargrad", "integrated_gradients"]),
+        _part({"name": ("gradient", "input_x_gradient")}, shared),
+        _part({"name": "smoothgrad"}, {**shared, "samples": 5, "sigma": (0, 0.2)}),
+        _part({"name": "integrated_gradients"}, {"steps": 9, "rule": "left", "baseline": baseline}),
+        _part({"name": "gradient_shap"}, {"samples": 4, "stdev": 0.1, "baseline": baseline}),
+        _part({"name": "linear", "train": _train()}, shared),
+    )
+    return st.lists(one, min_size=1, max_size=3).map(_with_ids)
+
+
+def _with_ids(methods: list[Any]) -> list[Any]:
+    return [
+        {**({"name": method} if isinstance(method, str) else method), "id": f"m{index}"}
+        if index
+        else method
+        for index, method in enumerate(methods)
+    ]
+
+
+def _manifests() -> st.SearchStrategy[dict[str, Any]]:
+    shared = {
+        "version": 1,
+        "seed": (0, 7, 2**63 - 1),
+        "engine": ({}, {"device": "cuda:1", "batch_size": 8, "tune": False}),
+        "runtime": ({}, {"address": "ray://head:10001", "workers": 2, "gpus_per_task": 0.5}),
+        "store": ("s3://b/p", {"url": "out", "maps": "topk:9", "secret_key": "${KEY}"}, {}),
+    }
+    preprocess = {"resize": (None, 8, [8, 9]), "crop": 8, "color": "gray"}
+    scaled = {"mean": [0.5], "std": [0.25]}
+    steps = st.one_of(_part({}, preprocess), _part(scaled, preprocess))
+    attribute = _part(
+        {
+            "kind": "attribute",
+            "name": ("a", "run-1"),
+            "data": _data(),
+            "model": _models(trained=False),
+            "methods": _methods(),
+        },
+        {
+            **shared,
+            "preprocess": steps,
+            "target": ("prob_pred", 0),
+            "shard_rows": (1, 1000),
+            "errors": ({"max": 0.5}, {}),
+        },
+    )
+    train = _part(
+        {"kind": "train", "name": "a-b", "model": _models(trained=True)},
+        {**shared, "preprocess": steps},
+    )
+    return st.one_of(attribute, train)
