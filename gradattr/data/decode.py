@@ -1,0 +1,181 @@
+"""Encoded images to uint8 tensors: colours by one rule, sizes bounded before any decoding.
+
+The rule. Palette, CMYK, YCbCr, LA and RGBA become RGB (alpha is dropped, not blended); 16-bit
+becomes 8-bit by its high byte; 1-bit becomes 0 and 255; grey is ITU-R 601 luma. Of an animation
+the first frame counts. EXIF orientation and colour profiles are not applied: pixels are used as
+stored, as torchvision's training did. 32-bit float images have no agreed white and are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.io import ImageReadMode
+from torchvision.io import decode_image as _torchvision_decode
+
+#: Nothing that starts another program (EPS) or that is no still image.
+FORMATS = ("JPEG", "PNG", "WEBP", "PPM", "BMP", "GIF", "TIFF")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+)
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+#: Start of a baseline, extended or progressive frame.
+_FRAMES = (0xC0, 0xC1, 0xC2)
+_ADOBE = 0xEE
+_WORD_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+#: Bytes of the most expensive pixel (16-bit RGBA) and room for headers: no honest file is larger.
+_BYTES_PER_PIXEL = 8
+_HEADROOM = 1 << 20
+
+
+class BadImage(Exception):
+    """An image that cannot be used: ``status`` is 'decode_error' or 'too_large'."""
+
+    def __init__(self, status: str, text: str) -> None:
+        super().__init__(status, text)
+        self.status = status
+        self.text = text
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """(height, width) from the header. BadImage if it is no image."""
+    with _open(data) as image:
+        return image.height, image.width
+
+
+def decode_image(data: bytes, *, gray: bool = False, max_pixels: int = 50_000_000) -> Tensor:
+    """(3, height, width) uint8, or (1, height, width) with ``gray``.
+
+    BadImage: 'too_large' if the header says more than ``max_pixels``; 'decode_error' if the bytes
+    are empty, truncated, corrupt or no image.
+    """
+    check_encoded_bytes(len(data), max_pixels)
+    plain = _plain_png_size(data) or _plain_jpeg_size(data)
+    if plain is not None and not gray:
+        _check_pixels(*plain, max_pixels)
+        try:
+            # A third of PIL's time for small images; what it refuses, PIL has the last word on.
+            return _torchvision_decode(
+                torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB
+            )
+        except RuntimeError:
+            pass
+    with _open(data) as image:
+        _check_pixels(image.height, image.width, max_pixels)
+        try:
+            array = _to_uint8(image, gray)
+        except BadImage:
+            raise
+        except Exception as error:  # PIL's plugins raise almost anything on damaged bytes
+            raise BadImage("decode_error", _reason(error)) from None
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def check_encoded_bytes(size: int, max_pixels: int) -> None:
+    """BadImage 'too_large' for a file larger than any image of ``max_pixels`` can be."""
+    limit = max_pixels * _BYTES_PER_PIXEL + _HEADROOM
+    if size > limit:
+        raise BadImage("too_large", f"{size} bytes; an image of max_pixels has at most {limit}")
+
+
+def _check_pixels(height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise BadImage(
+            "too_large",
+            f"{width}x{height} = {width * height} pixels, more than max_pixels = {max_pixels}",
+        )
+
+
+def _plain_png_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) of an 8-bit RGB PNG that is not interlaced, else None."""
+    if len(data) < 33 or data[:8] != _PNG or data[12:16] != b"IHDR":
+        return None
+    width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", data[16:29])
+    return (height, width) if (depth, colour, interlace) == (8, 2, 0) else None
+
+
+def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) of an 8-bit JPEG of three components without Adobe's marker, else None."""
+    if data[:3] != _JPEG:
+        return None
+    at = 2
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker in _FRAMES:
+            depth, height, width, components = struct.unpack(">BHHB", data[at + 4 : at + 10])
+            return (height, width) if (depth, components) == (8, 3) else None
+        if marker == _ADOBE:
+            return None
+        at += 2 + length
+    return None
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise BadImage("decode_error", "empty: 0 bytes")
+    try:
+        with warnings.catch_warnings():
+            # PIL's own bound only warns; ours is max_pixels.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise BadImage("too_large", str(error)) from None
+    except Exception as error:  # see above
+        raise BadImage("decode_error", _reason(error)) from None
+
+
+def _to_uint8(image: Image.Image, gray: bool) -> NDArray[np.uint8]:
+    """(height, width, channels), writable."""
+    if image.mode in _WORD_MODES or image.mode == "I":
+        image = Image.fromarray(_high_byte(np.asarray(image)))
+    elif image.mode == "F":
+        raise BadImage("decode_error", "32-bit float pixels have no agreed white; use 8 or 16 bit")
+    if gray:
+        image = image if image.mode in ("L", "RGB", "1") else _rgb(image)
+        array = np.array(image.convert("L"))[:, :, None]
+    else:
+        array = np.array(_rgb(image))
+    return array
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        image.load()
+        return image
+    if image.mode in ("LA", "La"):
+        return image.getchannel(0).convert("RGB")
+    return image.convert("RGB")
+
+
+def _high_byte(words: NDArray[np.generic]) -> NDArray[np.uint8]:
+    values = words.astype(np.int64)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise BadImage("decode_error", "32-bit integer pixels outside 0..65535 have no 8-bit rule")
+    return (values >> 8).astype(np.uint8)
+
+
+def _reason(error: BaseException) -> str:
+    """One line without the address of PIL's buffer, so that two attempts write the same text."""
+    text = str(error)
+    if "cannot identify image file" in text:
+        return f"not an image of a supported format ({', '.join(FORMATS)})"
+    return f"{type(error).__name__}: {text}"[:300]
