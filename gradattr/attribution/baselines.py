@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
 
@@ -166,7 +166,7 @@ class Uniform:
 class Sample:
     """Inputs drawn from a pool (p, ...), p >= 1. Equal only to itself: keep one per pool."""
 
-    pool: Tensor
+    pool: Tensor = field(repr=False)
     same_for_all = False
     varies = True
 

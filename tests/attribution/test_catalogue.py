@@ -1,0 +1,83 @@
+import subprocess
+import sys
+from inspect import signature
+
+import pytest
+import torch
+from torch import nn
+
+import gradattr.attribution as attribution
+from gradattr.attribution import PlainEvaluator, Uniform, attribute, method_info, method_request
+from gradattr.attribution.catalogue import catalogue
+
+NEEDED = {
+    "expected_gradients": {"baseline": Uniform()},
+    "gradient_shap": {"baseline": Uniform()},
+    "linear": {"linear_model": PlainEvaluator(nn.Linear(3, 2))},
+}
+ALL = [info.name for info in catalogue()]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_catalogue_tells_the_truth(name):
+    """Cost, and which methods claim completeness, as the method itself has them."""
+    info = method_info(name)
+    request = method_request(name, **NEEDED.get(name, {}))
+    (result,) = attribute(
+        PlainEvaluator(nn.Linear(3, 2)), torch.rand(2, 3), [request], seeds=[0, 1]
+    )
+    assert result.evaluations == info.evaluations() == request.source.evaluations
+    assert (result.completeness_gap is not None) == info.completeness
+    assert result.status == ("ok", "ok")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_text_is_there(name):
+    info = method_info(name)
+    assert info.formula
+    assert info.source
+    assert info.cost_text
+    assert info.completeness_text
+    assert info.degenerates
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_parameters_and_defaults_are_those_of_the_notebook_function(name):
+    function = getattr(attribution, {"random": "random_attribution"}.get(name, name))
+    shared = {"model", "x", "target", "common", "normalization", "linear_model"}
+    found = {key: p.default for key, p in signature(function).parameters.items()}
+    info = method_info(name)
+    assert {parameter.name for parameter in info.parameters} == found.keys() - shared
+    for parameter in info.parameters:
+        if parameter.name != "baseline":
+            assert found[parameter.name] == parameter.default
+
+
+def test_cost_follows_the_parameter_that_sets_it():
+    assert method_info("integrated_gradients").evaluations({"steps": 200, "rule": "right"}) == 200
+    assert method_info("smoothgrad").evaluations({"sigma": 0.2}) == 50
+    assert method_info("gradient").evaluations({}) == 1
+    with pytest.raises(ValueError, match="steps is 'many'"):
+        method_info("integrated_gradients").evaluations({"steps": "many"})
+
+
+def test_unknown_methods_are_refused():
+    with pytest.raises(ValueError, match=r"unknown method 'grad'.*gradient"):
+        method_info("grad")
+
+
+def test_reading_the_catalogue_does_not_load_torch():
+    code = (
+        "import sys\n"
+        "from gradattr.attribution.catalogue import catalogue\n"
+        "assert len(catalogue()) == 12\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_can_be_imported_and_others_cannot():
+    for name in attribution.__all__:
+        assert getattr(attribution, name) is not None
+    assert dir(attribution) == sorted(attribution.__all__)
+    assert not hasattr(attribution, "shap")
