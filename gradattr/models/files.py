@@ -15,8 +15,9 @@ from gradattr.errors import ModelError
 
 State = dict[str, Tensor]
 
-#: The part of torch's long message that says what was refused.
-_UNSUPPORTED = re.compile(r"(Unsupported|Trying to call|Can only) .*?(?=\.\s|\.?$)", re.M)
+#: What a pickle wanted to import, in torch's refusal. The rest of that message says how to trust
+#: the file, which is no advice to pass on.
+_REFUSED = re.compile(r"GLOBAL ([\w.]+)")
 
 #: Keys under which training scripts put the state dict in a larger checkpoint.
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
@@ -67,8 +68,8 @@ def _unpickle(data: bytes, name: str) -> Any:
     try:
         return torch.load(buffer, map_location="cpu", weights_only=True)
     except Exception as error:
-        unsupported = _UNSUPPORTED.search(str(error))
-        reason = unsupported.group(0) if unsupported else str(error).strip().split("\n")[0][:200]
+        wanted = _REFUSED.search(str(error))
+        reason = f"it wants to import {wanted.group(1)}" if wanted else type(error).__name__
         raise ModelError(
             f"{name}: refused: it is damaged, or holds something else than tensors ({reason}). "
             "Only safetensors and plain state dicts are read, and there is no switch to trust a "

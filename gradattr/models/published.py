@@ -39,8 +39,7 @@ def published_classes(spec: AnyModel) -> int | None:
     """Outputs of the published weights; None where the weights are not torchvision's."""
     if not is_published(spec):
         return None
-    categories = find_published(spec).meta.get("categories")
-    return None if categories is None else len(categories)
+    return len(find_published(spec).meta["categories"])
 
 
 def weights_preprocess(spec: AnyModel) -> Preprocess:
@@ -92,7 +91,10 @@ def find_published(spec: AnyModel) -> Any:
         raise ModelError(
             f"model.weights: torchvision has no weights {wanted!r} for {name!r}; there are: {names}"
         )
-    return enum[wanted]
+    weights = enum[wanted]
+    if weights.meta.get("categories") is None:
+        raise ModelError(f"model.weights: {weights} are of a feature extractor without classes")
+    return weights
 
 
 def published_digest(spec: AnyModel) -> str:

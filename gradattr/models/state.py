@@ -14,6 +14,9 @@ from gradattr.models.files import State
 
 _SHOWN = 5
 
+#: Batch-norm's count of batches: absent from old files, without influence on outputs.
+_COUNTER = ".num_batches_tracked"
+
 #: What wrappers put in front of every key, and how to get rid of it.
 _WRAPPERS = {
     "module.": "saved from (Distributed)DataParallel, did you mean to save "
@@ -35,9 +38,10 @@ def load_state(model: nn.Module, state: State, name: str) -> None:
     # Some modules read older files according to this; safetensors files do not carry it.
     versioned.__dict__["_metadata"] = metadata
     keys = model.load_state_dict(versioned, strict=False)
-    missing = [k for k in keys.missing_keys if not k.endswith("num_batches_tracked")]
-    if missing or keys.unexpected_keys:
-        raise ModelError(_misfit(missing, list(keys.unexpected_keys), name))
+    missing = [k for k in keys.missing_keys if not k.endswith(_COUNTER)]
+    unknown = list(keys.unexpected_keys)
+    if missing or unknown:
+        raise ModelError(_misfit(missing, unknown, name))
     check_finite(model, name)
 
 
@@ -84,26 +88,24 @@ def _class_hint(wrong: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], keys:
 
 
 def _misfit(missing: list[str], unknown: list[str], name: str) -> str:
+    wrapped = _common_prefix(missing, [key for key in unknown if not key.endswith(_COUNTER)])
+    if wrapped:
+        return f"{name}: does not fit the model: {wrapped}"
     parts = []
-    prefix = _common_prefix(missing, unknown)
-    if prefix:
-        parts.append(prefix)
     if missing:
-        parts.append(f"{len(missing)} keys are missing: {_some(missing)}")
+        parts.append(f"keys are missing: {_some(missing)}")
     if unknown:
-        named = (f"{key}{_nearest(key, missing)}" for key in unknown[:_SHOWN])
-        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-        parts.append(f"{len(unknown)} keys are unknown: {', '.join(named)}{more}")
+        parts.append(f"keys are unknown: {_some(key + _nearest(key, missing) for key in unknown)}")
     return f"{name}: does not fit the model: {'; '.join(parts)}"
 
 
 def _common_prefix(missing: list[str], unknown: list[str]) -> str | None:
-    """Is every unknown key a missing one behind a prefix, or the other way round?"""
+    """Are the unknown keys the missing ones behind a prefix, or the other way round?"""
     if prefix := _prefix(unknown, missing):
         advice = _WRAPPERS.get(prefix, "rename its keys without it")
-        return f"every key of the file begins with {prefix!r}: {advice}"
+        return f"its keys begin with {prefix!r}: {advice}"
     if prefix := _prefix(missing, unknown):
-        return f"every key of the model begins with {prefix!r}: rename the file's keys with it"
+        return f"the model's keys begin with {prefix!r}: rename the file's keys with it"
     return None
 
 

@@ -11,6 +11,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from gradattr.manifest.model import ModelSpec
+from gradattr.storage.objects import ObjectStore, open_store
 
 _FACTORIES = """
 import random
@@ -73,3 +74,15 @@ def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     monkeypatch.syspath_prepend(str(tmp_path))
     yield name
     sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    """An empty store in a local folder."""
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def train_block() -> dict[str, Any]:
+    """A ``train:`` block of a manifest."""
+    return {"data": {"format": "digits", "split": "train"}, "epochs": 3, "batch_size": 64}
