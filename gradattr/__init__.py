@@ -6,7 +6,8 @@
 >>> run = gradattr.open_run("results/runs/audit-1a2b3c4d")  # doctest: +SKIP
 >>> run.sql("SELECT method, avg(total) FROM attributions GROUP BY method")  # doctest: +SKIP
 
-The mathematics stands alone, without Ray: ``from gradattr.attribution import integrated_gradients``.
+The mathematics stands alone, without Ray: ``from gradattr.attribution import
+integrated_gradients``.
 """
 
 from __future__ import annotations

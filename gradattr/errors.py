@@ -5,7 +5,7 @@
     GradattrError                  3  failed, and running the same command again resumes
     |-- UsageError                 2  what was asked cannot be done; nothing was written
     |   |-- ManifestError          2  a manifest does not parse or validate
-    |   |-- DataError              2  a data set is missing, empty, damaged, not as the manifest says
+    |   |-- DataError              2  a data is missing, empty, damaged, or not as the manifest says
     |   |-- ModelError             2  a model or its weights cannot be used
     |   |-- MethodError            2  a method does not fit the model or the data
     |   `-- QueryError             2  an SQL text was refused, or took too long

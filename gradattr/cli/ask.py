@@ -34,7 +34,7 @@ def validate_manifest(path: str, overrides: list[str], as_json: bool) -> None:
 
 def show_plan(path: str, overrides: list[str], probe: bool, as_json: bool) -> None:
     manifest = read_manifest(path, overrides)
-    from gradattr.storage import open_store
+    from gradattr.storage.objects import open_store
     from gradattr.work.estimate import estimate
     from gradattr.work.prepare import prepare
 
@@ -70,7 +70,10 @@ def _print_plan(report: dict[str, Any]) -> None:
         print_table(
             "Methods",
             ["method", "evaluations per row", "shares its passes with"],
-            [[m["method"], m["evaluations"], ", ".join(m["shared_with"])] for m in report["methods"]],
+            [
+                [m["method"], m["evaluations"], ", ".join(m["shared_with"])]
+                for m in report["methods"]
+            ],
             right=["evaluations per row"],
         )
         print_table(

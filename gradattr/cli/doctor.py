@@ -67,7 +67,7 @@ def _torchvision() -> tuple[bool, str]:
 
 def _store(url: str, endpoint_url: str | None) -> tuple[str, bool, str]:
     from gradattr.manifest.operation import Store
-    from gradattr.storage import open_store
+    from gradattr.storage.objects import open_store
 
     try:
         found: dict[str, Any] = open_store(Store(url=url, endpoint_url=endpoint_url)).probe()

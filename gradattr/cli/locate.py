@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gradattr.errors import UsageError
 from gradattr.manifest.operation import Store
-from gradattr.storage import ObjectStore, open_store
+from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.runs import list_runs
 
 _RUN_URL = re.compile(r"^(?P<root>.+?)/runs/(?P<run>[^/]+)/?$")

@@ -14,7 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Begin with: gradattr init > audit.yaml; gradattr plan audit.yaml; gradattr run audit.yaml",
+    epilog="Begin with:  gradattr init > audit.yaml  and  gradattr run audit.yaml",
 )
 
 ManifestArg = Annotated[str, typer.Argument(metavar="MANIFEST", help="YAML file, or its URL.")]
@@ -165,7 +165,9 @@ def show(
 @app.command(rich_help_panel="Look")
 def query(
     run: RunArg,
-    sql: Annotated[str, typer.Argument(help="One SELECT over predictions, attributions, maps, ...")],
+    sql: Annotated[
+        str, typer.Argument(help="One SELECT over predictions, attributions, maps, ...")
+    ],
     store: StoreOption = "results",
     endpoint_url: EndpointOption = None,
     as_json: JsonOption = False,
@@ -196,7 +198,9 @@ def gc(
     store: StoreOption = "results",
     endpoint_url: EndpointOption = None,
     grace_hours: Annotated[float, typer.Option(min=0.0, help="Leave younger files alone.")] = 24.0,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it, only list.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete; without it, only list.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List (and with --delete remove) what no commit names and what is older than the grace."""

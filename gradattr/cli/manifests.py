@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from gradattr.manifest.kinds import Manifest
-from gradattr.manifest.loading import load_manifest, parse_manifest
+from gradattr.manifest.loading import load_manifest
 
 
 def read_manifest(path: str, overrides: list[str]) -> Manifest:
     """Load a manifest from a path or URL, with ``--set`` overrides. Raises ManifestError."""
-    if "://" in path and not path.startswith("file://"):
-        # The manifest floor reads local files only; what lies in a store comes through storage.
-        from gradattr.storage.filesystem import read_bytes
+    return load_manifest(path, overrides=overrides, read=_read)
 
-        text = read_bytes(path).decode("utf-8", errors="replace")
-        return parse_manifest(text, file=path, overrides=overrides)
-    return load_manifest(path.removeprefix("file://"), overrides=overrides)
+
+def _read(url: str) -> bytes:
+    # Not at the top: fsspec and what it brings are slow to import, and most manifests are files.
+    from gradattr.storage.filesystem import read_bytes
+
+    return read_bytes(url)

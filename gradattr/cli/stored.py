@@ -42,15 +42,14 @@ def show_status(run: str, store: str, endpoint_url: str | None, as_json: bool) -
     print_table(
         "",
         ["stage", "shards done", "shards", "rows done", "rows", "bad rows"],
-        [
-            [s.name, s.shards_done, s.shards, s.rows_done, s.rows, s.bad_rows]
-            for s in report.stages
-        ],
+        [[s.name, s.shards_done, s.shards, s.rows_done, s.rows, s.bad_rows] for s in report.stages],
         right=["shards done", "shards", "rows done", "rows", "bad rows"],
     )
 
 
-def show_run(run: str, store: str, endpoint_url: str | None, as_json: bool, png: str | None) -> None:
+def show_run(
+    run: str, store: str, endpoint_url: str | None, as_json: bool, png: str | None
+) -> None:
     from gradattr.report.results import Run
     from gradattr.report.summary import summarise
 
@@ -92,15 +91,22 @@ def _print_summary(summary: dict[str, Any]) -> None:
             ],
             right=["rows", "bad", "mean |score|", "mean sum", "median gap", "evaluations"],
         )
-        print("gap: |sum of the map - (score - score at the baseline)| / |score - score at the "
-              "baseline|, where a method promises completeness")
+        print(
+            "gap: |sum of the map - (score - score at the baseline)| / |score - score at the "
+            "baseline|, where a method promises completeness"
+        )
     if summary["training"]:
         print_table(
             "Training",
             ["model", "epochs", "loss", "accuracy", "test accuracy"],
             [
-                [t["model"], t["epochs"], number(t["loss"]), number(t["accuracy"]),
-                 number(t["test_accuracy"])]
+                [
+                    t["model"],
+                    t["epochs"],
+                    number(t["loss"]),
+                    number(t["accuracy"]),
+                    number(t["test_accuracy"]),
+                ]
                 for t in summary["training"]
             ],
             right=["epochs", "loss", "accuracy", "test accuracy"],
@@ -126,7 +132,9 @@ def query_run(
         print_json(rows)
     else:
         right = [
-            field.name for field in table.schema if not str(field.type).startswith(("string", "bool"))
+            field.name
+            for field in table.schema
+            if not str(field.type).startswith(("string", "bool"))
         ]
         cells = [[_cell(value) for value in row.values()] for row in rows]
         print_table("", table.column_names, cells, right=right)
@@ -150,8 +158,10 @@ def verify_stored(run: str, store: str, endpoint_url: str | None, as_json: bool)
     if as_json:
         print_json(asdict(report))
     elif report.ok:
-        print(f"Run {run_id} is whole: {report.files} files, {human_bytes(report.bytes)}, "
-              f"{report.rows} rows, every byte as committed.")
+        print(
+            f"Run {run_id} is whole: {report.files} files, {human_bytes(report.bytes)}, "
+            f"{report.rows} rows, every byte as committed."
+        )
     if not report.ok:
         raise IntegrityError(f"run {run_id} is damaged:\n  " + "\n  ".join(report.problems))
 

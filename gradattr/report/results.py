@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from gradattr.errors import UsageError
 from gradattr.manifest.operation import Store
-from gradattr.storage import ObjectStore, open_store, read_commit
-from gradattr.storage.maps import decode_map
+from gradattr.storage.commit import read_commit, read_run
+from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.query import open_query
+from gradattr.storage.reader import find_map, read_table
 
 if TYPE_CHECKING:
     import pandas
@@ -39,6 +40,7 @@ class Run:
         self.store = store
         self.run_id = run_id
         self.commit = read_commit(store, run_id)
+        self._run_json = read_run(store, run_id)
         self._query = open_query(store, self.commit)
 
     @property
@@ -48,12 +50,17 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """The resolved manifest, as JSON."""
-        return self.commit.run_json["manifest"]
+        return self._run_json["manifest"]
 
     @property
     def inputs(self) -> dict[str, Any]:
         """Digests and shapes of data and models."""
-        return self.commit.run_json["inputs"]
+        return self._run_json["inputs"]
+
+    @property
+    def rows(self) -> int:
+        """Input rows of the run's last stage."""
+        return self.commit.rows[self.commit.records[-1].stage]
 
     @property
     def methods(self) -> list[str]:
@@ -63,7 +70,7 @@ class Run:
     @property
     def tables(self) -> list[str]:
         """Names of the tables that can be queried."""
-        return self._query.tables
+        return list(self.commit.tables)
 
     def sql(self, text: str, *, timeout_s: float = 60.0, max_rows: int | None = None) -> pa.Table:
         """The answer to one SELECT over the run's tables, as an Arrow table.
@@ -74,9 +81,7 @@ class Run:
 
     def table(self, name: str) -> pa.Table:
         """A whole table (for 'maps', mind its size). ``.to_pandas()`` makes a data frame."""
-        if name not in self.tables:
-            raise UsageError(f"run {self.run_id} has no table '{name}'; {', '.join(self.tables)}")
-        return self._query.table(name)
+        return read_table(self.store, self.commit, name)
 
     def frame(self, name: str) -> pandas.DataFrame:
         """A whole table as a pandas data frame."""
@@ -87,26 +92,10 @@ class Run:
 
         Raises UsageError if there is no such row, or if the row has no map (with its status).
         """
-        choice = self.manifest["store"]["maps"]
-        if choice == "none":
-            raise UsageError(f"run {self.run_id} kept no maps (store.maps: none)")
-        found = self._query.rows("maps", {"sample_id": sample_id, "method": method})
-        rows = found.to_pylist()
-        if not rows:
-            raise UsageError(
-                f"run {self.run_id}: no map of sample '{sample_id}' by method '{method}'; "
-                f"methods: {', '.join(self.methods)}"
-            )
-        decoded = decode_map(rows[0], choice)
-        if decoded is None:
-            raise UsageError(
-                f"run {self.run_id}: sample '{sample_id}' has no map by '{method}': "
-                f"its status is {rows[0]['status']}"
-            )
-        return decoded
+        return find_map(self.store, self.commit, sample_id, method)
 
     def __repr__(self) -> str:
-        return f"<Run {self.run_id}: {self.commit.rows} rows, tables {', '.join(self.tables)}>"
+        return f"<Run {self.run_id}: {self.rows} rows, tables {', '.join(self.tables)}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the summary as a small table."""

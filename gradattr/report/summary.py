@@ -35,7 +35,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "run_id": run.run_id,
         "uri": run.uri,
         "kind": run.manifest["kind"],
-        "rows": run.commit.rows,
+        "rows": run.rows,
         "bytes": run.commit.bytes,
         "accuracy": None,
         "methods": [],
@@ -51,7 +51,9 @@ def summarise(run: Run) -> dict[str, Any]:
     if "training" in run.tables:
         summary["training"] = run.sql(_TRAINING).to_pylist()
     if "errors" in run.tables:
-        counted = run.sql("SELECT status, count(*) AS n FROM errors GROUP BY status ORDER BY n DESC")
+        counted = run.sql(
+            "SELECT status, count(*) AS n FROM errors GROUP BY status ORDER BY n DESC"
+        )
         summary["errors"] = {row["status"]: row["n"] for row in counted.to_pylist()}
     summary["notes"] = _notes(run, summary)
     return summary

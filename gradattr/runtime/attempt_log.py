@@ -15,7 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from gradattr.errors import GradattrError
-from gradattr.storage import ObjectStore, RunPaths
+from gradattr.storage.layout import RunPaths
+from gradattr.storage.objects import ObjectStore
 from gradattr.work.outcome import Outcome
 
 PACKAGES = ("gradattr", "torch", "torchvision", "ray", "pyarrow", "numpy", "duckdb")

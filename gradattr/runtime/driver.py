@@ -11,22 +11,21 @@ from dataclasses import dataclass
 
 from gradattr.errors import CheckError, Interrupted, ShardError, StoreError
 from gradattr.manifest.kinds import Manifest
-from gradattr.plan import Plan, Stage, Task
+from gradattr.plan import Stage, Task
 from gradattr.runtime.attempt_log import AttemptLog
 from gradattr.runtime.executor import Executor, InlineExecutor, OpenExecutor
 from gradattr.runtime.progress import Event, Listener, StageProgress, ignore
 from gradattr.runtime.signals import StopRequest, listen_for_stop
-from gradattr.storage import (
-    ObjectStore,
-    ShardRecord,
+from gradattr.storage.commit import (
+    Commit,
     commit_run,
     create_run,
-    open_store,
-    read_commit,
-    read_record,
+    find_commit,
     read_records,
 )
-from gradattr.storage.commit import is_committed
+from gradattr.storage.layout import RunPaths
+from gradattr.storage.objects import ObjectStore, open_store
+from gradattr.storage.shards import ShardRecord
 from gradattr.work.context import RunContext
 from gradattr.work.outcome import Outcome
 from gradattr.work.preflight import preflight
@@ -61,8 +60,10 @@ def run(
     prepared = prepare(manifest, store)
     plan = prepared.plan
     listener(Event("plan", f"run {plan.run_id}: {plan.rows} rows"))
-    if is_committed(store, plan.run_id):
-        return _already(store, plan, listener)
+    commit = find_commit(store, plan.run_id)
+    if commit is not None:
+        listener(Event("complete", f"{plan.run_id} is already complete"))
+        return _result(store, commit, already_complete=True)
     for note in preflight(prepared):
         listener(Event("note", note))
     capabilities = store.probe()
@@ -71,25 +72,21 @@ def run(
     try:
         with listen_for_stop() as stop:
             _run_stages(prepared, store, listener, log, stop, open_executor)
-        bad_rows = _check_threshold(prepared, store)
+        _check_threshold(prepared, store)
         commit = commit_run(store, plan.run_json())
     except BaseException as error:
         log.end(error)
         raise
     log.end(None)
     listener(Event("commit", f"committed {plan.run_id}"))
-    return RunResult(plan.run_id, _uri(store, plan), commit.rows, bad_rows, False)
+    return _result(store, commit, already_complete=False)
 
 
-def _already(store: ObjectStore, plan: Plan, listener: Listener) -> RunResult:
-    commit = read_commit(store, plan.run_id)
-    listener(Event("complete", f"{plan.run_id} is already complete"))
+def _result(store: ObjectStore, commit: Commit, *, already_complete: bool) -> RunResult:
+    last = commit.records[-1].stage
     bad = sum(int(record.extra.get("bad_rows", 0)) for record in commit.records)
-    return RunResult(plan.run_id, _uri(store, plan), commit.rows, bad, True)
-
-
-def _uri(store: ObjectStore, plan: Plan) -> str:
-    return store.url(f"runs/{plan.run_id}")
+    uri = store.url(RunPaths(commit.run_id).root)
+    return RunResult(commit.run_id, uri, commit.rows[last], bad, already_complete)
 
 
 def _run_stages(
@@ -100,16 +97,14 @@ def _run_stages(
     stop: StopRequest,
     open_executor: OpenExecutor | None,
 ) -> None:
-    missing = [_missing(prepared, store, stage) for stage in prepared.plan.stages]
-    if not any(tasks for tasks in missing):
+    missing = _missing(prepared, store)
+    if not any(missing.values()):
         return
     with _executor(prepared.context, open_executor) as executor:
         listener(Event("note", f"running on {executor.describe()}"))
-        for number, stage in enumerate(prepared.plan.stages):
-            # Looked up anew: the stage before may have replaced a model that had been damaged.
-            tasks = missing[0] if number == 0 else _missing(prepared, store, stage)
-            if tasks:
-                _run_stage(stage, tasks, prepared, executor, listener, log, stop)
+        for stage in prepared.plan.stages:
+            if missing[stage.name]:
+                _run_stage(stage, missing[stage.name], prepared, executor, listener, log, stop)
             if stop.requested:
                 raise Interrupted(
                     f"stopped by {stop.signal_name}; finished shards are kept, and the same "
@@ -130,12 +125,13 @@ def _executor(
     return ray_executor(context)
 
 
-def _missing(prepared: Prepared, store: ObjectStore, stage: Stage) -> list[Task]:
-    records = read_records(
-        store, prepared.plan.run_id, prepared.plan.fingerprint, stage.name,
-        [task.key for task in stage.tasks],
-    )
-    return [task for task in stage.tasks if records.get(task.key) is None]
+def _missing(prepared: Prepared, store: ObjectStore) -> dict[str, list[Task]]:
+    """Per stage the tasks without a record that counts."""
+    lacking = {name for name, record in read_records(store, prepared.plan.run_json()) if not record}
+    return {
+        stage.name: [task for task in stage.tasks if (stage.name, task.key) in lacking]
+        for stage in prepared.plan.stages
+    }
 
 
 def _run_stage(
@@ -189,15 +185,10 @@ def _failure_text(stage: Stage, failed: dict[str, Outcome], attempts: dict[str, 
     return "\n".join(lines)
 
 
-def _check_threshold(prepared: Prepared, store: ObjectStore) -> int:
-    """Bad rows of the run; CheckError if they are more than the manifest allows."""
-    records: list[ShardRecord] = []
-    for stage in prepared.plan.stages:
-        found = read_records(
-            store, prepared.plan.run_id, prepared.plan.fingerprint, stage.name,
-            [task.key for task in stage.tasks],
-        )
-        records.extend(record for record in found.values() if record is not None)
+def _check_threshold(prepared: Prepared, store: ObjectStore) -> None:
+    """CheckError if the run has more bad rows than the manifest allows."""
+    found = read_records(store, prepared.plan.run_json())
+    records: list[ShardRecord] = [record for _, record in found if record is not None]
     bad = sum(int(record.extra.get("bad_rows", 0)) for record in records)
     allowed = bad_rows_allowed(prepared.context.manifest, prepared.plan.rows)
     if bad > allowed:
@@ -214,4 +205,3 @@ def _check_threshold(prepared: Prepared, store: ObjectStore) -> int:
             + "".join(f"  {example}\n" for example in examples)
             + "Mend the data, or raise it: --set errors.max=0.01 allows one row in a hundred"
         )
-    return bad

@@ -33,7 +33,9 @@ def listen_for_stop() -> Iterator[StopRequest]:
         stop.requested = True
         stop.signal_name = signal.Signals(number).name
 
-    earlier = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    earlier = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield stop
     finally:

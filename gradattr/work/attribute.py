@@ -11,12 +11,13 @@ from gradattr.attribution.agreement import agreement
 from gradattr.attribution.microbatch import halve_on_oom
 from gradattr.attribution.passes import attribute
 from gradattr.attribution.result import Attribution
-from gradattr.data import read_shard
+from gradattr.data.registry import read_shard
 from gradattr.data.types import Batch, RowError, ShardRef
 from gradattr.errors import ShardError
 from gradattr.plan import Task
 from gradattr.seeds import sample_seeds
-from gradattr.storage import ShardWriter, open_store
+from gradattr.storage.objects import open_store
+from gradattr.storage.shards import ShardWriter
 from gradattr.work.context import RunContext
 from gradattr.work.loaded import Loaded, load_for
 from gradattr.work.rows import Group, ShardRows
@@ -181,5 +182,3 @@ def _extra(rows: ShardRows, loaded: Loaded, compared: dict[str, Any] | None) -> 
     if compared is not None:
         extra["agreement"] = compared
     return extra
-
-

@@ -15,9 +15,9 @@ from gradattr.attribution.requests import MethodRequest
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.model import TrainSpec
 from gradattr.plan import Stage
-from gradattr.storage import ObjectStore, read_records
-from gradattr.storage.commit import is_committed
+from gradattr.storage.commit import find_commit, read_records
 from gradattr.storage.maps import map_bytes_per_row
+from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import RunContext
 from gradattr.work.loaded import example_input, micro_batch, prepare_model
 from gradattr.work.methods import method_requests, normalization
@@ -35,12 +35,14 @@ def estimate(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str
     manifest = context.manifest
     requests = _requests(context) if isinstance(manifest, AttributeManifest) else []
     seconds = _probe(context, requests) if probe else {}
-    stages = [_stage(prepared, store, stage, requests, seconds) for stage in plan.stages]
+    found = read_records(store, plan.run_json())
+    done = {name for name, record in found if record is not None}
+    stages = [_stage(context, stage, done, requests, seconds) for stage in plan.stages]
     return {
         "run_id": plan.run_id,
         "fingerprint": plan.fingerprint,
         "rows": plan.rows,
-        "committed": is_committed(store, plan.run_id),
+        "committed": find_commit(store, plan.run_id) is not None,
         "stages": stages,
         "methods": _methods(requests),
         "maps": manifest.store.maps,
@@ -91,20 +93,17 @@ def _methods(requests: list[MethodRequest]) -> list[dict[str, Any]]:
 
 
 def _stage(
-    prepared: Prepared,
-    store: ObjectStore,
+    context: RunContext,
     stage: Stage,
+    done: set[tuple[str, str]],
     requests: list[MethodRequest],
     seconds: dict[str, float],
 ) -> dict[str, Any]:
-    plan = prepared.plan
-    keys = [task.key for task in stage.tasks]
-    records = read_records(store, plan.run_id, plan.fingerprint, stage.name, keys)
-    left = [task for task in stage.tasks if records.get(task.key) is None]
+    left = [task for task in stage.tasks if (stage.name, task.key) not in done]
     rows = sum(task.rows for task in stage.tasks)
     per_row = seconds.get(stage.name)
     time_left = None if per_row is None else per_row * sum(task.rows for task in left)
-    slots = min(len(left) or 1, _slots(prepared.context))
+    slots = min(len(left) or 1, _slots(context))
     return {
         "name": stage.name,
         "shards": len(stage.tasks),
@@ -189,7 +188,8 @@ def _probe_training(context: RunContext, model: nn.Module, train: TrainSpec) -> 
 
     def once() -> float:
         started = time.perf_counter()
-        F.cross_entropy(model.train()(x), y).backward()
+        loss = F.cross_entropy(model.train()(x), y)
+        torch.autograd.grad(loss, list(model.parameters()))
         return time.perf_counter() - started
 
     once()
@@ -203,5 +203,3 @@ def _probe_text(context: RunContext, seconds: dict[str, float]) -> str:
         f"Times are estimated from one batch on this machine ({device.type}, {_slots(context)} "
         f"tasks at once): {', '.join(parts)}; training may stop before its last epoch."
     )
-
-

@@ -16,14 +16,14 @@ from gradattr.attribution.baselines import Normalization
 from gradattr.attribution.evaluator import Evaluator
 from gradattr.attribution.microbatch import choose_micro_batch
 from gradattr.attribution.requests import MethodRequest
-from gradattr.attribution.tuned import tune
-from gradattr.data import read_shard
+from gradattr.attribution.tuned import Precision, tune
+from gradattr.data.registry import read_shard
 from gradattr.data.types import ShardRef
 from gradattr.errors import DataError, ModelError
 from gradattr.manifest.methods import LinearMethod, SampleBaseline
 from gradattr.manifest.model import AnyModel, LinearModel
 from gradattr.models import load_model, load_trained, read_trained
-from gradattr.storage import ObjectStore, open_store
+from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.work.context import MAIN, RunContext, linear_role, method_id
 from gradattr.work.methods import method_requests, normalization
 from gradattr.work.resources import choose_device
@@ -74,9 +74,7 @@ def _load(context: RunContext) -> Loaded:
             recipe = method.train or manifest.model.train
             spec = LinearModel(arch="linear", train=recipe)
             module = _module(context, linear_role(method), spec, store, digests)
-            linear[method_id(method)], _ = prepare_model(
-                context, module, device, precision="fp32"
-            )
+            linear[method_id(method)], _ = prepare_model(context, module, device, precision="fp32")
     pools = {
         method_id(method): _pool(context, method_id(method), device)
         for method in manifest.methods
@@ -95,20 +93,13 @@ def _load(context: RunContext) -> Loaded:
 
 
 def prepare_model(
-    context: RunContext, model: nn.Module, device: torch.device, precision: str | None = None
+    context: RunContext, model: nn.Module, device: torch.device, precision: Precision | None = None
 ) -> tuple[Evaluator, dict[str, Any]]:
     """The model on its device, tuned as the manifest says, and what was done to it."""
     engine = context.manifest.engine
     example = example_input(context).to(device)
-    try:
-        tuned = tune(
-            model.to(device),
-            example,
-            precision=precision or engine.precision,
-            enabled=engine.tune,
-        )
-    except ValueError as error:
-        raise ModelError(f"model: {error}") from None
+    steps = dict.fromkeys(("fold", "split", "channels_last", "fuse"), engine.tune)
+    tuned = tune(model.to(device), example, precision=precision or engine.precision, **steps)
     return tuned, tuned.report
 
 

@@ -10,7 +10,7 @@ from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.kinds import Manifest
 from gradattr.manifest.model import AnyModel
 from gradattr.models import build_model, check_finite, load_model
-from gradattr.storage import open_store
+from gradattr.storage.objects import open_store
 from gradattr.work.context import MAIN, RunContext
 from gradattr.work.loaded import example_input
 from gradattr.work.prepare import Prepared

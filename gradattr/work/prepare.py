@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gradattr.data import index_data, input_shape, make_shards, sample_shards
+from gradattr.data.registry import index_data, input_shape, make_shards, sample_shards
 from gradattr.data.types import DataIndex
 from gradattr.errors import DataError, MethodError
 from gradattr.manifest.attribute import AttributeManifest
@@ -26,7 +26,7 @@ from gradattr.manifest.train import TrainManifest
 from gradattr.models import published_classes, recipe_digest, weights_digest, weights_preprocess
 from gradattr.plan import Plan, Stage, Task, assemble
 from gradattr.seeds import derive_seed
-from gradattr.storage import ObjectStore, open_store
+from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.work.context import MAIN, ModelRef, RunContext, linear_role, method_id
 
 TRAIN_STAGE = "train"
@@ -104,14 +104,15 @@ def _prepare_attribute(
         "preprocess": preprocess.model_dump(mode="json"),
     }
     shards = make_shards(index, manifest.shard_rows)
+    expected = _expected_rows(manifest, index.rows)
     attribute = Stage(
         ATTRIBUTE_STAGE,
         tuple(
             Task(ATTRIBUTE_STAGE, f"{shard.index:05d}", shard.rows, {"shard": shard.to_json()})
             for shard in shards
         ),
-        tables=("predictions", "attributions", "maps", "errors"),
-        expected_rows=_expected_rows(manifest, index.rows),
+        tables=(*expected, "errors"),
+        expected_rows=expected,
     )
     stages = (*_train_stages(tasks), attribute)
     return _assemble(manifest, store, inputs, stages, shape, classes, preprocess, models, pools)
@@ -143,7 +144,9 @@ def _prepare_train(manifest: TrainManifest, store: ObjectStore, indexes: _Indexe
         "preprocess": manifest.preprocess.model_dump(mode="json"),
     }
     stages = _train_stages(tasks)
-    return _assemble(manifest, store, inputs, stages, shape, classes, manifest.preprocess, models, {})
+    return _assemble(
+        manifest, store, inputs, stages, shape, classes, manifest.preprocess, models, {}
+    )
 
 
 def _assemble(
@@ -190,8 +193,10 @@ def _num_classes(model: AnyModel, index: DataIndex, indexes: _Indexes) -> int:
         if trained_on is not None:
             return trained_on
     if index.num_classes is None:
-        raise DataError("the data has no labels, so it does not say how many classes there are; "
-                        "set model.num_classes")
+        raise DataError(
+            "the data has no labels, so it does not say how many classes there are; "
+            "set model.num_classes"
+        )
     return index.num_classes
 
 
@@ -215,7 +220,7 @@ def _models(
     digests: dict[str, str] = {}
     for role, spec in wanted:
         if spec.train is None:
-            refs.append(ModelRef(role, weights_digest(spec, store, shape, classes), False))
+            refs.append(ModelRef(role, weights_digest(spec, store), False))
             continue
         data = {name: indexes.get(part) for name, part in _training_sets(spec.train)}
         digests |= {f"{role}/{name}": part.digest() for name, part in data.items()}

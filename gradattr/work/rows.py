@@ -11,9 +11,9 @@ import torch
 from gradattr.attribution.result import Attribution
 from gradattr.data.types import Batch, RowError
 from gradattr.manifest.attribute import AttributeManifest
-from gradattr.storage import ShardWriter
 from gradattr.storage.maps import encode_maps
 from gradattr.storage.schemas import make_table, maps_schema
+from gradattr.storage.shards import ShardWriter
 from gradattr.work.context import method_id
 
 #: Examples of bad rows that are kept for the driver's message.
@@ -37,6 +37,14 @@ class _Keys(NamedTuple):
     sample_ids: list[str]
     statuses: list[str]
     errors: list[str | None]
+
+    def at(self, places: Sequence[int]) -> _Keys:
+        return _Keys(
+            [self.rows[i] for i in places],
+            [self.sample_ids[i] for i in places],
+            [self.statuses[i] for i in places],
+            [self.errors[i] for i in places],
+        )
 
     def columns(self) -> dict[str, Any]:
         return {
@@ -109,8 +117,7 @@ class ShardRows:
         self._method_rows(attribution.method, keys, columns, maps if all(good) else kept)
         if not all(good):
             bad = [i for i, ok in enumerate(good) if not ok]
-            failed = _Keys(*([column[i] for i in bad] for column in keys))
-            self._failures("attribute", attribution.method, failed)
+            self._failures("attribute", attribution.method, keys.at(bad))
 
     def _without_label(self, batch: Batch, positions: list[int], method: str) -> None:
         if not positions:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from gradattr.data import load_all
+from gradattr.data.registry import load_all
 from gradattr.data.types import Batch, DataIndex
 from gradattr.errors import DataError
 from gradattr.manifest.data import AnyData
@@ -17,19 +17,24 @@ from gradattr.models.trained import StoredCheckpoints
 from gradattr.plan import Task
 from gradattr.retraining import Recipe, train_classifier
 from gradattr.retraining.recipe import Augmentation
-from gradattr.storage import ObjectStore, ShardWriter, open_store
-from gradattr.storage.schemas import training_table
+from gradattr.storage.objects import ObjectStore, open_store
+from gradattr.storage.schemas import make_table
+from gradattr.storage.shards import ShardWriter
 from gradattr.work.context import RunContext
 from gradattr.work.resources import choose_device
 
 _MODEL: TypeAdapter[AnyModel] = TypeAdapter(AnyModel)
+
+_EPOCH_COLUMNS = ("epoch", "loss", "accuracy", "test_loss", "test_accuracy", "lr")
 
 
 def recipe_of(spec: AnyModel) -> Recipe:
     """The training recipe of a model spec with a ``train`` block."""
     train = spec.train
     assert train is not None
-    augment = train.augment and Augmentation(train.augment.crop_padding, train.augment.flip)
+    augment = None
+    if train.augment is not None:
+        augment = Augmentation(train.augment.crop_padding, train.augment.flip)
     return Recipe(
         optimizer=train.optimizer,
         lr=train.lr,
@@ -54,15 +59,18 @@ def train_model(context: RunContext, task: Task) -> dict[str, Any]:
     if trained is None:
         trained = _train(context, task, store)
     writer = ShardWriter(store, context.run_id, context.fingerprint, task.stage, task.key)
-    writer.append("training", training_table(task.payload["role"], trained.metrics["history"]))
+    history = trained.metrics["history"]
+    columns = {name: [epoch[name] for epoch in history] for name in _EPOCH_COLUMNS}
+    columns["model"] = [task.payload["role"]] * len(history)
+    writer.append("training", make_table("training", columns))
     extra = {
         "rows": task.rows,
         "bad_rows": 0,
         "model": trained.reference(),
         "role": task.payload["role"],
-        "epochs": len(trained.metrics["history"]),
+        "epochs": len(history),
     }
-    writer.finish(rows=task.rows, row_ids=[], extra=extra)
+    writer.finish(rows=task.rows, row_ids=None, extra=extra)
     return extra
 
 
@@ -89,9 +97,7 @@ def _train(context: RunContext, task: Task, store: ObjectStore) -> TrainedModel:
         device=choose_device(context.manifest.engine, context.manifest.runtime),
         checkpoints=checkpoints,
     )
-    return write_trained(
-        store, digest, model, spec, context.shape, context.num_classes, result
-    )
+    return write_trained(store, digest, model, spec, context.shape, context.num_classes, result)
 
 
 def _load(data: AnyData | None, index: DataIndex, context: RunContext) -> Batch:
