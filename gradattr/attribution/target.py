@@ -38,7 +38,8 @@ def resolve_target(
     number. ``logits`` (n, classes) are those of the unperturbed examples: the predicted class is
     fixed there and not predicted anew on noisy copies or along a path.
 
-    Raises ValueError if the target needs labels (n,) and there are none, or for an unknown name.
+    Raises ValueError if the target needs labels (n,) and there are none, for a class that the model
+    does not have, and for an unknown name.
     """
     if isinstance(target, int):
         if not 0 <= target < logits.shape[1]:
@@ -52,4 +53,6 @@ def resolve_target(
         return logits.argmax(dim=1), scalars[kind]
     if labels is None or bool((labels < 0).any()):
         raise ValueError(f"target '{target}' needs a label for every example")
+    if bool((labels >= logits.shape[1]).any()):
+        raise ValueError(f"label {int(labels.max())}: the model has {logits.shape[1]} classes")
     return labels.to(logits.device), scalars[kind]
