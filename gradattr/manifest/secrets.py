@@ -36,12 +36,15 @@ _KNOWN = (
     r"\bAIza[A-Za-z0-9_-]{35}",  # Google
     r"\bya29\.[A-Za-z0-9_-]{20,}",
     r"\bwandb_v1_[A-Za-z0-9_]{20,}",
-    r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.",  # JSON web token
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    r"[a-z][a-z0-9+.-]*://[^/\s@:]*:[^/\s@]+@",  # user:password@host
+    r"\beyJ[A-Za-z0-9_-]{8,500}\.eyJ[A-Za-z0-9_-]{8,500}\.",  # JSON web token
+    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----",
+    r"(?<![A-Za-z0-9])[A-Za-z0-9+.-]{1,20}://[^/\s@:]{0,200}:[^/\s@]{1,200}@",  # user:password@host
     r"(?i:X-Amz-(?:Signature|Security-Token)=|[?&]sig=|AccountKey=)",  # signed URLs
 )
+# Every repetition is bounded or cannot fail, so that the search is linear in the text.
 _TOKEN = re.compile("|".join(_KNOWN))
+# Shannon entropy per character: 40 random ones have about 4.8 bits, English paths about 4.
+_RANDOM_BITS = 4.4
 _AWS_SECRET = re.compile(r"[A-Za-z0-9/+]{40}")
 
 _ADVICE = "use the environment or a profile"
@@ -115,7 +118,7 @@ def _judge(path: Path, node: ScalarNode) -> str | None:
         if node.value is None or _REFERENCE.fullmatch(node.text):
             return None
         return f"a secret stands in the manifest; {_ADVICE}, or name a variable as '${{NAME}}'"
-    if _TOKEN.search(node.text) or _is_aws_secret(node):
+    if _is_token(node.text):
         return f"this looks like a secret; {_ADVICE}"
     key = next((step for step in reversed(path) if isinstance(step, str)), "")
     if _holds_secret(key, node):
@@ -148,20 +151,23 @@ def _words(key: str) -> list[str]:
 
 def _check_keys(path: Path, node: MappingNode, faults: list[Fault], hidden: list[str]) -> None:
     for key, place in node.keys.items():
-        if _TOKEN.search(key):
+        if _is_token(key):
             faults.append(Fault(place, path, f"this key looks like a secret; {_ADVICE}"))
             hidden.append(key)
         elif "${" in key:
             faults.append(Fault(place, path, "'${...}' is not allowed in a key"))
 
 
-def _is_aws_secret(node: ScalarNode) -> bool:
+def _is_token(text: str) -> bool:
+    return _TOKEN.search(text) is not None or _is_aws_secret(text)
+
+
+def _is_aws_secret(text: str) -> bool:
     """40 random characters of base64: an AWS secret key has no prefix to know it by."""
-    if not isinstance(node.value, str) or not _AWS_SECRET.fullmatch(node.text):
+    if not _AWS_SECRET.fullmatch(text):
         return False
     kinds = (str.isupper, str.islower, str.isdigit)
-    if not all(any(kind(char) for char in node.text) for kind in kinds):
+    if not all(any(kind(char) for char in text) for kind in kinds):
         return False
-    counts = Counter(node.text).values()
-    bits = -sum(n / len(node.text) * math.log2(n / len(node.text)) for n in counts)
-    return bits > 4.4
+    shares = [count / len(text) for count in Counter(text).values()]
+    return -sum(share * math.log2(share) for share in shares) > _RANDOM_BITS

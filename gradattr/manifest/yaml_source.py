@@ -1,7 +1,8 @@
 """From YAML text to a tree of nodes with places; everything YAML can do beyond data is refused.
 
 Refused: anchors, aliases, merge keys, tags, duplicate keys, directives, several documents, tabs and
-control characters, more than 1 MiB, 100 levels, 50 000 lines or 20 000 values. All of this is found
+control characters, more than 1 MiB, 100 levels, 50 000 lines, 20 000 values or
+50 000 characters in one value. All of this is found
 on the text or on the parser's stream of events, before anything is built, so that no input costs
 more than about a second.
 
@@ -43,6 +44,8 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 100
 MAX_LINES = 50_000
 MAX_NODES = 20_000
+MAX_LINE = 100_000
+MAX_SCALAR = 50_000
 
 # C0 without line ends, DEL, C1, line and paragraph separators, bidirectional overrides (they make a
 # text look other than it is), non-characters, and byte order marks inside the text.
@@ -53,6 +56,7 @@ _FORBIDDEN = re.compile(
 _ESCAPED = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+_LONG_LINE = re.compile(r"(?<![^\n])[^\n]{" + str(MAX_LINE) + "}")
 _BRACKET_TOWER = re.compile(r"(?:[\[{][ \n]*){" + str(MAX_DEPTH + 1) + "}")
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,40}|0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}")
@@ -137,7 +141,11 @@ def _events(text: str) -> Iterator[Any]:
 
 def _check_text(text: str, source: str) -> None:
     if text.count("\n") > MAX_LINES:
-        raise YamlFaults([Fault(Place(source), (), f"more than {MAX_LINES} lines")])
+        raise YamlFaults([Fault(Place(source, MAX_LINES, 1), (), f"more than {MAX_LINES} lines")])
+    long = _LONG_LINE.search(text)
+    if long:
+        message = f"a line of more than {MAX_LINE} characters"
+        raise YamlFaults([Fault(_place_of(text, long.start(), source), (), message)])
     found = _FORBIDDEN.search(text)
     if found:
         char = found.group()
@@ -232,6 +240,8 @@ class _Builder:
         if event.tag is not None:
             tag = str(event.tag).replace("tag:yaml.org,2002:", "!!")
             self._fault(event, f"the tag '{_short(tag)}' is not allowed; a manifest is plain data")
+        if isinstance(event, ScalarEvent) and len(event.value) > MAX_SCALAR:
+            self._stop(event, f"a value of more than {MAX_SCALAR} characters")
         escaped = _ESCAPED.search(event.value) if isinstance(event, ScalarEvent) else None
         if escaped:
             self._fault(event, f"the text holds the character U+{ord(escaped.group()):04X}")
