@@ -1,5 +1,6 @@
 """Data sets of every format as lazy shards: names in, batches of tensors out."""
 
+from gradattr.data.ingest import ingest
 from gradattr.data.preprocess import input_bounds, output_shape, preprocess_images
 from gradattr.data.registry import (
     index_data,
@@ -19,6 +20,7 @@ __all__ = [
     "RowError",
     "ShardRef",
     "index_data",
+    "ingest",
     "input_bounds",
     "input_shape",
     "load_all",

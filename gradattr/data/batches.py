@@ -67,7 +67,8 @@ def _arrays(
     if faults:
         images = images[[at for at in range(len(images)) if at not in faults]]
     if not len(images):
-        return torch.empty((0, *shape), dtype=torch.uint8)
+        kind = torch.float32 if images.dtype.kind == "f" else torch.uint8
+        return torch.empty((0, *shape), dtype=kind)
     # A copy: the source may be read-only, and the batch must not keep the whole file alive.
     return geometry(torch.from_numpy(np.array(images, order="C")), preprocess)
 

@@ -40,7 +40,10 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 #: Start of a baseline, extended or progressive frame.
 _FRAMES = (0xC0, 0xC1, 0xC2)
-_ADOBE = 0xEE
+#: Segments that may stand before the frame: applications' (without Adobe's, 0xEE), tables,
+#: restart interval, comment. Anything else, also padding, is left to PIL: a reader that is more
+#: tolerant than this one must not see another frame size than it did.
+_SEGMENTS = {*range(0xE0, 0xEE), 0xEF, 0xDB, 0xC4, 0xDD, 0xFE}
 _WORD_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 #: Bytes of the most expensive pixel (16-bit RGBA) and room for headers: no honest file is larger.
 _BYTES_PER_PIXEL = 8
@@ -123,7 +126,7 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
         if marker in _FRAMES:
             depth, height, width, components = struct.unpack(">BHHB", data[at + 4 : at + 10])
             return (height, width) if (depth, components) == (8, 3) else None
-        if marker == _ADOBE:
+        if marker not in _SEGMENTS:
             return None
         at += 2 + length
     return None

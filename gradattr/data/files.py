@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import IO, Any
 from fsspec import AbstractFileSystem
 
 from gradattr.canonical import digest_json
-from gradattr.errors import DataError, UsageError
+from gradattr.errors import DataError, StoreError, UsageError
 from gradattr.storage.filesystem import (
     S3Options,
     expand,
@@ -77,6 +79,31 @@ class Files:
                 "after the first of them; it is truncated or has changed since it was planned"
             )
         return data
+
+    def names(self, url: str) -> list[str]:
+        """Names of the files directly in a folder, sorted; none if it does not exist."""
+        system, path = self.locate(url)
+        try:
+            with remote_errors(url):
+                found = system.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(str(name).rsplit("/", 1)[-1] for name in found)
+
+    def write(self, url: str, data: bytes) -> None:
+        """Write a file that is there whole or not at all. Never creates a bucket.
+
+        StoreError if it cannot be written.
+        """
+        system, path = self.locate(url)
+        with remote_errors(url):
+            if system.protocol[0] == "file":
+                _write_local(Path(path), data)
+                return
+            try:
+                system.pipe_file(path, data)
+            except FileNotFoundError:
+                raise StoreError(f"{url}: the bucket does not exist; create it first") from None
 
     def info(self, url: str) -> tuple[int, str | None]:
         """(bytes, etag or None). DataError if there is no such file, or it is a folder."""
@@ -156,6 +183,20 @@ def facts(info: dict[str, Any], url: str) -> tuple[int, str | None]:
         raise DataError(f"{url}: is a folder, expected a file")
     etag = info.get("ETag") or info.get("etag")
     return int(info["size"]), etag.strip('"') if etag else None
+
+
+def _write_local(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A leading dot: unfinished files are invisible to whoever lists the folder.
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(6)}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from gradattr.data.parquet_columns import (
     ImageColumn,
     class_names,
     image_column,
+    native_metadata,
     read_images,
     read_labels,
     require_column,
@@ -51,9 +52,11 @@ class ParquetReader:
         names: tuple[str, ...] | None = None
         shape: list[int] | None = None
         first: pa.Schema | None = None
+        parts: list[dict[str, Any]] = []
         row = 0
         for url in urls:
             if self.spec.limit is not None and row >= self.spec.limit:
+                parts.clear()
                 break
             size, digest = self.files.digest(url, self.spec.digest)
             with self._open(url) as file:
@@ -61,6 +64,7 @@ class ParquetReader:
                 column = self._image_column(schema, url)
                 _check_same_images(first, schema, column, url)
                 first = first or schema
+                parts.append(native_metadata(schema))
                 names = names or self._names(schema)
                 if self.spec.label is not None:
                     labels.append(self._file_labels(file, names, url))
@@ -72,6 +76,8 @@ class ParquetReader:
             if rows:
                 refs.append(FileRef(url, size, digest, row, rows, {}))
             row += rows
+        if urls != self.spec.files:
+            _check_parts(parts, self.spec.files[0])
         self._check_ids(ids, row)
         if row and shape is None:
             raise DataError(
@@ -247,6 +253,21 @@ class ParquetReader:
                     if seen >= _PROBE_ROWS:
                         return None
         return None
+
+
+def _check_parts(parts: list[dict[str, Any]], where: str) -> None:
+    """DataError if a folder holds only some of the files of one ``ingest``, or of several."""
+    tokens = {part.get("token") for part in parts}
+    if tokens in (set(), {None}):
+        return
+    total = next(part["parts"] for part in parts if "parts" in part)
+    if len(tokens) > 1:
+        raise DataError(f"{where}: holds files of more than one data set; separate them")
+    if len(parts) != total:
+        raise DataError(
+            f"{where}: {len(parts)} of {total} files of this ingested data set are there; run the "
+            "same 'gradattr ingest' again to complete it"
+        )
 
 
 def check_unique(ids: pa.ChunkedArray, where: str) -> None:

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from gradattr.data.raw import Fault, to_pixels
 from gradattr.errors import DataError
 
+#: Key of the schema metadata of files that ``ingest`` wrote.
+NATIVE = b"gradattr"
+
 
 @dataclass(frozen=True)
 class ImageColumn:
@@ -82,13 +85,24 @@ def require_column(schema: pa.Schema, name: str, key: str, where: str) -> pa.Fie
 
 
 def class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
-    """Names of a Hugging Face ClassLabel, from the schema's 'huggingface' metadata."""
-    names = _hugging_face_feature(schema, label).get("names")
+    """Names of an ingested data set, or of a Hugging Face ClassLabel, from the metadata."""
+    names = native_metadata(schema).get("classes") or _hugging_face_feature(schema, label).get(
+        "names"
+    )
     if isinstance(names, dict):
         names = names.get("names")
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         return tuple(names)
     return None
+
+
+def native_metadata(schema: pa.Schema) -> dict[str, Any]:
+    """What ``ingest`` wrote about its data set; empty for other files."""
+    try:
+        value = json.loads((schema.metadata or {})[NATIVE])
+    except (KeyError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def read_labels(

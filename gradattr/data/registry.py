@@ -126,14 +126,21 @@ def read_shard(
     do not depend on shards or batches. DataError if the data is not what was planned; ShardError
     if a part of a file cannot be read, so that no row of it is known.
     """
-    source = _source_shape(shard.files[0])
+    source = source_shape(shard.files[0])
     yield from make_batches(
-        READERS[spec.format](spec, Files(options)).read(shard, batch_size),
+        read_raw(spec, shard, batch_size=batch_size, options=options),
         preprocess,
         output_shape(preprocess, source),
         batch_size=batch_size,
         max_pixels=spec.max_pixels,
     )
+
+
+def read_raw(
+    spec: AnyData, shard: ShardRef, *, batch_size: int, options: S3Options | None = None
+) -> Iterator[RawRows]:
+    """The shard's rows as the format stores them: encoded images stay encoded."""
+    return READERS[spec.format](spec, Files(options)).read(shard, batch_size)
 
 
 def load_all(
@@ -169,10 +176,11 @@ def input_shape(spec: AnyData, index: DataIndex, preprocess: Preprocess) -> Shap
     The first readable image decides, where images differ and nothing makes them equal.
     DataError if mean and std, or the colours, do not fit.
     """
-    return output_shape(preprocess, _source_shape(index.files[0]))
+    return output_shape(preprocess, source_shape(index.files[0]))
 
 
-def _source_shape(file: FileRef) -> Shape:
+def source_shape(file: FileRef) -> Shape:
+    """(channels, height, width) before pre-processing, of the first readable image."""
     channels, height, width = file.extra["image"]
     return channels, height, width
 

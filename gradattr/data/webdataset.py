@@ -51,6 +51,7 @@ class WebDatasetReader:
     def __init__(self, spec: WebDatasetData, files: Files) -> None:
         self.spec = spec
         self.files = files
+        self._hashed = spec.digest == "content"
 
     def index(self) -> DataIndex:
         refs: list[FileRef] = []
@@ -73,10 +74,10 @@ class WebDatasetReader:
                         shape = shape or _shape(sample, data, start)
                     digest = (
                         hashlib.sha256(data).hexdigest()
-                        if self.spec.digest == "content"
+                        if self._hashed
                         else quick_digest(f"{url.rsplit('/', 1)[-1]}:{start}", size, etag)
                     )
-                    extra = {"start": start, "file_bytes": size}
+                    extra = {"start": start, "file_bytes": size, "hashed": self._hashed}
                     first = len(labels) - len(group)
                     refs.append(FileRef(url, end - start, digest, first, len(group), extra))
         if labels and shape is None:
@@ -94,7 +95,7 @@ class WebDatasetReader:
             self.files.check_unchanged(ref.url, ref.extra["file_bytes"])
             start = ref.extra["start"]
             data = self.files.read(ref.url, start, start + ref.bytes)
-            if self.spec.digest == "content" and digest_bytes(data) != ref.digest:
+            if ref.extra["hashed"] and digest_bytes(data) != ref.digest:
                 raise DataError(changed(ref.url, "its content is another"))
             samples = [
                 s
