@@ -28,7 +28,7 @@ from gradattr.storage.reader import check_files
 from gradattr.storage.schemas import TABLES
 
 #: A larger answer belongs into a narrower question.
-MAX_RESULT_BYTES = 2 << 30
+MAX_RESULT_BYTES = 1 << 30
 _MAX_TEXT = 100_000
 _BATCH_ROWS = 65_536
 _ADVICE = "one SELECT (or WITH ... SELECT) over predictions, attributions, maps, errors, training"
@@ -86,7 +86,7 @@ class Query:
         """The answer to one SELECT as an Arrow table, of at most ``max_rows`` rows.
 
         QueryError: anything but one SELECT, a mistake in it, an access to anything but the run's
-        tables, longer than ``timeout_s`` seconds, or larger than 2 GiB.
+        tables, longer than ``timeout_s`` seconds, or larger than 1 GiB.
         """
         statement = self._one_select(text)
         alarm = threading.Timer(timeout_s, self._connection.interrupt)
@@ -120,6 +120,8 @@ class Query:
             self._run(f'CREATE VIEW "{name}" AS {source}')
         self._run("SET enable_external_access = false")
         self._run("SET lock_configuration = true")
+        # DuckDB imports parts of pyarrow on first use: not within a question's time limit.
+        self._connection.sql("SELECT 1").to_arrow_table()
 
     def _run(self, text: str) -> None:
         self._connection.execute(text)
@@ -141,19 +143,32 @@ class Query:
     def _answer(
         self, statement: Any, deadline: float, timeout_s: float, max_rows: int | None
     ) -> pa.Table:
-        reader = self._connection.execute(statement).to_arrow_reader(_BATCH_ROWS)
+        # A relation streams; execute() would hold the whole answer outside of DuckDB's limit.
+        relation = self._connection.sql(statement)
+        reader = relation.to_arrow_reader(_BATCH_ROWS)
         batches, rows, size = [], 0, 0
-        for batch in reader:
+        for batch in _stream(reader, timeout_s):
             if max_rows is not None and rows + batch.num_rows >= max_rows:
                 batches.append(batch.slice(0, max_rows - rows))
                 break
             batches.append(batch)
             rows, size = rows + batch.num_rows, size + batch.nbytes
             if size > MAX_RESULT_BYTES:
-                raise QueryError("the answer is larger than 2 GiB; select less, or add a LIMIT")
+                raise QueryError("the answer is larger than 1 GiB; select less, or add a LIMIT")
             if time.monotonic() > deadline:
                 raise QueryError(_late(timeout_s))
         return pa.Table.from_batches(batches, schema=reader.schema)
+
+
+def _stream(reader: pa.RecordBatchReader, timeout_s: float) -> Iterator[pa.RecordBatch]:
+    """Errors of a running query arrive as Arrow's, with DuckDB's text."""
+    while True:
+        try:
+            yield reader.read_next_batch()
+        except StopIteration:
+            return
+        except (OSError, pa.ArrowException) as error:
+            raise _translate(error, timeout_s) from error
 
 
 @contextmanager
@@ -161,16 +176,22 @@ def _errors(timeout_s: float) -> Iterator[None]:
     try:
         with remote_errors("query"):
             yield
-    except (duckdb.InterruptException, pa.ArrowCancelled) as error:
-        raise QueryError(_late(timeout_s)) from error
-    except (duckdb.IOException, duckdb.HTTPException) as error:
-        raise StoreError(f"query: {error}") from error
+    except duckdb.Error as error:
+        raise _translate(error, timeout_s) from error
     except FileNotFoundError as error:
         raise StoreError(f"query: {error} vanished while it was read") from error
-    except (duckdb.Error, pa.ArrowException) as error:
-        if "INTERRUPT" in str(error):
-            raise QueryError(_late(timeout_s)) from error
-        raise QueryError(f"SQL: {error}") from error
+
+
+def _translate(error: Exception, timeout_s: float) -> QueryError | StoreError:
+    text = str(error)
+    if isinstance(error, duckdb.InterruptException) or "INTERRUPT Error" in text:
+        return QueryError(_late(timeout_s))
+    remote = isinstance(error, duckdb.IOException | duckdb.HTTPException)
+    if remote or text.startswith(("IO Error", "HTTP Error")):
+        return StoreError(f"query: {text}")
+    if isinstance(error, duckdb.OutOfMemoryException) or text.startswith("Out of Memory"):
+        return QueryError(f"SQL: {text.splitlines()[0]}; ask for less")
+    return QueryError(f"SQL: {text}")
 
 
 def _late(timeout_s: float) -> str:
