@@ -51,7 +51,7 @@ def _check_url(url: str) -> str:
 # For editors: the rules of _check_url that a pattern can say (JSON Schema has look-ahead).
 _URL_PATTERN = (
     r"^(?!.*(::|\$\{|[\x00\n]))(?!(.*[/\\])?\.\.([/\\]|$))"
-    r"((file|FILE|s3|S3|gs|GS|az|AZ)://|(?![A-Za-z][A-Za-z0-9+.\-]*://))"
+    r"((file|FILE)://|(s3|S3|gs|GS|az|AZ)://(?!/*$)(?![^/]*@)|(?![A-Za-z][A-Za-z0-9+.\-]*://))"
 )
 
 Url = Annotated[

@@ -9,6 +9,7 @@ Unions are written as if/then on their tag, because editors then show the errors
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -136,3 +137,7 @@ def _state_origin_of_weights(definitions: JsonSchema) -> None:
 def _need_train_block(definitions: JsonSchema) -> None:
     train = definitions["TrainManifest"]["properties"]
     train["model"] = {**train["model"], "required": ["train"]}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())

@@ -1,0 +1,197 @@
+"""The JSON Schema for editors agrees with the models, and the committed file with both."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from gradattr.errors import ManifestError
+from gradattr.manifest.loading import parse_manifest
+from gradattr.manifest.schema import manifest_schema, schema_text
+
+COMMITTED = Path(__file__).parents[2] / "manifests" / "schema.json"
+
+BASE: dict[str, Any] = {
+    "kind": "attribute",
+    "name": "tiny",
+    "data": "digits",
+    "model": {"arch": "mlp", "weights": "w.pt"},
+    "methods": ["saliency"],
+}
+
+
+@cache
+def validator() -> Draft202012Validator:
+    return Draft202012Validator(manifest_schema())
+
+
+def schema_accepts(value: dict[str, Any]) -> bool:
+    return validator().is_valid(value)
+
+
+def models_accept(value: dict[str, Any]) -> bool:
+    try:
+        parse_manifest(json.dumps(value))
+    except ManifestError:
+        return False
+    return True
+
+
+def test_the_committed_schema_is_the_models() -> None:
+    assert COMMITTED.read_text() == schema_text(), (
+        "run: python -m gradattr.manifest.schema > manifests/schema.json"
+    )
+
+
+def test_the_module_prints_the_schema() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gradattr.manifest.schema"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=COMMITTED.parents[1],
+    )
+    assert done.stdout == schema_text()
+
+
+def test_it_is_a_valid_schema_without_loose_ends() -> None:
+    schema = manifest_schema()
+    Draft202012Validator.check_schema(schema)
+    text = json.dumps(schema)
+    for name in schema["$defs"]:
+        assert f'"#/$defs/{name}"' in text, f"{name} is defined and never used"
+    assert "discriminator" not in text
+
+
+def test_every_definition_says_what_it_is() -> None:
+    for name, definition in manifest_schema()["$defs"].items():
+        assert definition.get("title"), name
+        if name not in ("Baseline", "Data", "Method", "Model"):
+            assert definition.get("description"), name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": "torchvision:CIFAR10"},
+        {"data": {"format": "torchvision", "name": "CIFAR10"}},
+        {"methods": ["random", {"name": "integrated_gradients", "baseline": "blur"}]},
+        {"store": "s3://bucket/prefix"},
+        {"store": {"url": "out", "access_key": "${KEY}"}},
+        {"store": {}},
+        {"model": {"arch": "torchvision:vgg16", "weights": "w"}},
+        {"model": {"arch": "python:a.b:f", "weights": "w", "kwargs": {"x": 1.5}}},
+        {"model": {"arch": "mlp", "train": {"data": "digits", "augment": {}}}},
+        {"model": {"arch": "mlp", "train": {"data": "digits"}, "weights": None}},
+        {"target": 3},
+        {"preprocess": {"resize": [8, 8], "crop": 4}},
+    ],
+)
+def test_both_accept(change: dict[str, Any]) -> None:
+    value = {**BASE, **change}
+    assert models_accept(value)
+    assert schema_accepts(value), list(validator().iter_errors(value))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": "digit"},
+        {"data": "idx"},
+        {"data": "torchvision:a-b"},
+        {"data": {"images": "x"}},
+        {"data": {"format": "idx", "images": "x", "split": "all"}},
+        {"data": {"format": "folder", "url": "http://x/y"}},
+        {"data": {"format": "folder", "url": "a/../b"}},
+        {"data": {"format": "folder", "url": "s3://a::b"}},
+        {"data": {"format": "folder", "url": "${HOME}"}},
+        {"data": {"format": "folder", "url": "s3://"}},
+        {"methods": "saliency"},
+        {"methods": []},
+        {"methods": ["saliancy"]},
+        {"methods": [{"name": "smoothgrad", "steps": 5}]},
+        {"methods": [{"name": "integrated_gradients", "baseline": {"kind": "blur", "count": 4}}]},
+        {"methods": [{"smoothgrad": {}}]},
+        {"store": 5},
+        {"store": {"maps": "int7"}},
+        {"store": {"secret_key": "hunter2"}},
+        {"model": "mlp"},
+        {"model": {"arch": "mlp"}},
+        {"model": {"arch": "mlp", "weights": "w", "train": {"data": "digits"}}},
+        {"model": {"arch": "torchvision", "weights": "w"}},
+        {"model": {"arch": "torchvision:a-b", "weights": "w"}},
+        {"model": {"arch": "mlp:x", "weights": "w"}},
+        {"model": {"arch": "cnn", "hidden": [4], "weights": "w"}},
+        {"kind": "atribute"},
+        {"kind": "train"},
+        {"version": 2},
+        {"seed": "1"},
+        {"shard_rows": 0},
+        {"preprocess": {"resize": [8]}},
+        {"preprocess": "weight"},
+        {"extra": 1},
+    ],
+)
+def test_both_refuse(change: dict[str, Any]) -> None:
+    value = {**BASE, **change}
+    assert not models_accept(value)
+    assert not schema_accepts(value)
+
+
+def test_kind_train_needs_a_train_block() -> None:
+    trained = {"kind": "train", "name": "t", "model": {"arch": "mlp", "train": {"data": "digits"}}}
+    stored = {"kind": "train", "name": "t", "model": {"arch": "mlp", "weights": "w.pt"}}
+    assert models_accept(trained)
+    assert schema_accepts(trained)
+    assert not models_accept(stored)
+    assert not schema_accepts(stored)
+
+
+_SLOW = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@_SLOW
+@given(data=st.data())
+def test_what_the_models_accept_the_schema_accepts(
+    valid_manifests: st.SearchStrategy[dict[str, Any]], data: st.DataObject
+) -> None:
+    value = data.draw(valid_manifests)
+    assert models_accept(value)
+    assert schema_accepts(value), [error.message for error in validator().iter_errors(value)]
+
+
+_WRONG = (-1, 1.5, True, "no such thing", [], {"no_such_key": 1}, [None], "http://x")
+
+
+@_SLOW
+@given(data=st.data())
+def test_one_wrong_value_has_one_verdict(
+    valid_manifests: st.SearchStrategy[dict[str, Any]], data: st.DataObject
+) -> None:
+    value = data.draw(valid_manifests)
+    target: Any = value
+    while True:
+        key = data.draw(st.sampled_from(list(target)))
+        child = target[key]
+        if not isinstance(child, dict) or not child or data.draw(st.booleans()):
+            break
+        target = child
+    if data.draw(st.booleans()):
+        target[key] = data.draw(st.sampled_from(_WRONG))
+    else:
+        target[f"{key}_"] = target.pop(key)
+    pairs = value.get("preprocess")
+    if isinstance(pairs, dict) and ("mean" in pairs) != ("std" in pairs):
+        return  # a rule across keys, which the schema leaves to the models
+    if target is pairs and key in ("mean", "std"):
+        return
+    assert schema_accepts(value) == models_accept(value)
