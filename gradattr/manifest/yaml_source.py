@@ -1,7 +1,7 @@
 """From YAML text to a tree of nodes with places; everything YAML can do beyond data is refused.
 
 Refused: anchors, aliases, merge keys, tags, duplicate keys, directives, several documents, tabs and
-control characters, more than 1 MiB, 100 levels, 50 000 lines, 20 000 values or
+control characters, more than 1 MiB, 100 levels, 50 000 lines, 10 000 values or
 50 000 characters in one value. All of this is found
 on the text or on the parser's stream of events, before anything is built, so that no input costs
 more than about a second.
@@ -43,7 +43,7 @@ from gradattr.manifest.nodes import (
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 100
 MAX_LINES = 50_000
-MAX_NODES = 20_000
+MAX_NODES = 10_000
 MAX_LINE = 100_000
 MAX_SCALAR = 50_000
 
