@@ -201,12 +201,15 @@ def gc(
     delete: Annotated[
         bool, typer.Option("--delete", help="Delete; without it, only list.")
     ] = False,
+    abandoned: Annotated[
+        bool, typer.Option("--abandoned", help="Also runs that were never committed.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List (and with --delete remove) what no commit names and what is older than the grace."""
     from gradattr.cli.stored import collect_garbage
 
-    collect_garbage(store, endpoint_url, grace_hours, delete, as_json)
+    collect_garbage(store, endpoint_url, grace_hours, delete, abandoned, as_json)
 
 
 def _version(value: bool) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from gradattr.cli.locate import locate, open_root
 from gradattr.cli.output import human_bytes, number, print_json, print_table
 from gradattr.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from gradattr.storage.runs import RunSummary
 
 
 def list_store(store: str, endpoint_url: str | None, as_json: bool) -> None:
@@ -23,17 +27,30 @@ def list_store(store: str, endpoint_url: str | None, as_json: bool) -> None:
         return
     print_table(
         f"Runs under {store}",
-        ["run", "kind", "state", "rows"],
-        [[r.run_id, r.kind, "committed" if r.committed else "incomplete", r.rows] for r in runs],
-        right=["rows"],
+        ["run", "kind", "state", "rows", "bytes", "changed (UTC)"],
+        [[r.run_id, r.kind, _state(r), r.rows, human_bytes(r.bytes), _time(r)] for r in runs],
+        right=["rows", "bytes"],
     )
 
 
+def _state(run: RunSummary) -> str:
+    if run.problem:
+        return f"damaged: {run.problem}"
+    return "committed" if run.committed else "incomplete"
+
+
+def _time(run: RunSummary) -> str:
+    if not run.modified:
+        return ""
+    return f"{datetime.fromtimestamp(run.modified, UTC):%Y-%m-%d %H:%M}"
+
+
 def show_status(run: str, store: str, endpoint_url: str | None, as_json: bool) -> None:
-    from gradattr.storage.runs import progress, read_run_json
+    from gradattr.storage.commit import read_run
+    from gradattr.storage.runs import progress
 
     root, run_id = locate(run, store, endpoint_url)
-    report = progress(root, read_run_json(root, run_id))
+    report = progress(root, read_run(root, run_id))
     if as_json:
         print_json(asdict(report))
         return
@@ -41,9 +58,9 @@ def show_status(run: str, store: str, endpoint_url: str | None, as_json: bool) -
     print(f"Run {run_id}: {state}")
     print_table(
         "",
-        ["stage", "shards done", "shards", "rows done", "rows", "bad rows"],
-        [[s.name, s.shards_done, s.shards, s.rows_done, s.rows, s.bad_rows] for s in report.stages],
-        right=["shards done", "shards", "rows done", "rows", "bad rows"],
+        ["stage", "shards done", "shards", "rows done", "rows"],
+        [[s.stage, s.shards_done, s.shards, s.rows_done, s.rows] for s in report.stages],
+        right=["shards done", "shards", "rows done", "rows"],
     )
 
 
@@ -160,26 +177,33 @@ def verify_stored(run: str, store: str, endpoint_url: str | None, as_json: bool)
     elif report.ok:
         print(
             f"Run {run_id} is whole: {report.files} files, {human_bytes(report.bytes)}, "
-            f"{report.rows} rows, every byte as committed."
+            f"{max(report.rows.values(), default=0)} rows, every byte as committed."
         )
     if not report.ok:
         raise IntegrityError(f"run {run_id} is damaged:\n  " + "\n  ".join(report.problems))
 
 
 def collect_garbage(
-    store: str, endpoint_url: str | None, grace_hours: float, delete: bool, as_json: bool
+    store: str,
+    endpoint_url: str | None,
+    grace_hours: float,
+    delete: bool,
+    abandoned: bool,
+    as_json: bool,
 ) -> None:
     from gradattr.storage.gc import collect
 
-    report = collect(open_root(store, endpoint_url), grace_hours=grace_hours, dry_run=not delete)
+    report = collect(open_root(store, endpoint_url), grace_hours, not delete, abandoned=abandoned)
     if as_json:
         print_json(asdict(report))
         return
+    for problem in report.problems:
+        sys.stderr.write(f"left alone: {problem}\n")
     verb = "Deleted" if delete else "Would delete"
-    print(f"{verb} {len(report.keys)} files, {human_bytes(report.bytes)}.")
-    for key in report.keys[:20]:
+    print(f"{verb} {len(report.deleted)} files, {human_bytes(report.bytes)}.")
+    for key in report.deleted[:20]:
         print(f"  {key}")
-    if len(report.keys) > 20:
-        print(f"  and {len(report.keys) - 20} more")
-    if report.keys and not delete:
+    if len(report.deleted) > 20:
+        print(f"  and {len(report.deleted) - 20} more")
+    if report.deleted and not delete:
         print("Nothing was deleted; --delete does it.")

@@ -41,7 +41,11 @@ def attribute_shard(context: RunContext, task: Task) -> dict[str, Any]:
     rows = ShardRows(writer, manifest, context.shape)
     compared: dict[str, Any] | None = None
     for batch in read_shard(
-        manifest.data, shard, context.preprocess, batch_size=images_at_once(context)
+        manifest.data,
+        shard,
+        context.preprocess,
+        batch_size=images_at_once(context),
+        options=context.data_options,
     ):
         batch = _without_wrong_labels(batch, context.num_classes)
         rows.add_errors(batch.errors)

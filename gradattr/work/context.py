@@ -10,6 +10,7 @@ from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.data import Preprocess
 from gradattr.manifest.kinds import KINDS, Manifest
 from gradattr.manifest.methods import MethodSpec
+from gradattr.storage.filesystem import S3Options
 
 #: Role of the model that is explained; auxiliary models are called 'linear:<method id>'.
 MAIN = "model"
@@ -53,6 +54,10 @@ class RunContext:
         return self.manifest
 
     @cached_property
+    def data_options(self) -> S3Options | None:
+        return data_options(self.manifest)
+
+    @cached_property
     def preprocess(self) -> Preprocess:
         return Preprocess.model_validate(self.preprocess_json)
 
@@ -71,6 +76,13 @@ class RunContext:
                 "models": tuple(ModelRef(**ref) for ref in value["models"]),
             }
         )
+
+
+def data_options(manifest: Manifest) -> S3Options | None:
+    """How data on S3 is opened: as the store is, if that is on S3, else as the environment says."""
+    if not manifest.store.url.startswith("s3://"):
+        return None
+    return S3Options.from_store(manifest.store)
 
 
 def method_id(method: MethodSpec) -> str:

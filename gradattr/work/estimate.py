@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gradattr.attribution.evaluator import PlainEvaluator
 from gradattr.attribution.passes import attribute
 from gradattr.attribution.requests import MethodRequest
 from gradattr.manifest.attribute import AttributeManifest
@@ -20,7 +19,7 @@ from gradattr.storage.maps import map_bytes_per_row
 from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import RunContext
 from gradattr.work.loaded import example_input, micro_batch, prepare_model
-from gradattr.work.methods import method_requests, normalization
+from gradattr.work.methods import normalization, stand_in_requests
 from gradattr.work.preflight import main_model
 from gradattr.work.prepare import ATTRIBUTE_STAGE, TRAIN_STAGE, Prepared
 from gradattr.work.resources import choose_device
@@ -33,7 +32,9 @@ def estimate(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str
     """The plan with its costs, as JSON. ``probe`` times one batch on this machine."""
     plan, context = prepared.plan, prepared.context
     manifest = context.manifest
-    requests = _requests(context) if isinstance(manifest, AttributeManifest) else []
+    requests: list[MethodRequest] = []
+    if isinstance(manifest, AttributeManifest):
+        requests = stand_in_requests(manifest, context.shape, context.num_classes)
     seconds = _probe(context, requests) if probe else {}
     found = read_records(store, plan.run_json())
     done = {name for name, record in found if record is not None}
@@ -49,18 +50,6 @@ def estimate(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str
         "map_bytes": _map_bytes(context, plan.rows) if requests else {},
         "probe": _probe_text(context, seconds) if probe else "",
     }
-
-
-def _requests(context: RunContext) -> list[MethodRequest]:
-    """The manifest's requests with stand-ins for pools and linear models: for counting."""
-    pool = torch.zeros((1, *context.shape))
-    linear = PlainEvaluator(_flat_linear(context))
-    return method_requests(context.attribute_manifest, lambda label: pool, lambda label: linear)
-
-
-def _flat_linear(context: RunContext) -> nn.Module:
-    channels, height, width = context.shape
-    return nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, context.num_classes))
 
 
 def _groups(requests: list[MethodRequest]) -> list[list[MethodRequest]]:

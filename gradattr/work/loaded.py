@@ -98,7 +98,7 @@ def prepare_model(
     """The model on its device, tuned as the manifest says, and what was done to it."""
     engine = context.manifest.engine
     example = example_input(context).to(device)
-    steps = dict.fromkeys(("fold", "split", "channels_last", "fuse"), engine.tune)
+    steps = dict.fromkeys(("fold", "split", "channels_last"), engine.tune)
     tuned = tune(model.to(device), example, precision=precision or engine.precision, **steps)
     return tuned, tuned.report
 
@@ -151,7 +151,11 @@ def _pool(context: RunContext, label: str, device: torch.device) -> torch.Tensor
     for value in context.pools[label]:
         shard = ShardRef.from_json(value)
         for batch in read_shard(
-            baseline.data or manifest.data, shard, context.preprocess, batch_size=256
+            baseline.data or manifest.data,
+            shard,
+            context.preprocess,
+            batch_size=256,
+            options=context.data_options,
         ):
             images.append(batch.x)
     pool = torch.cat(images) if images else torch.empty(0)

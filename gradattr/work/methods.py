@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from gradattr.attribution.baselines import (
     Baseline,
@@ -16,7 +17,7 @@ from gradattr.attribution.baselines import (
     Sample,
     Uniform,
 )
-from gradattr.attribution.evaluator import Evaluator
+from gradattr.attribution.evaluator import Evaluator, PlainEvaluator
 from gradattr.attribution.requests import MethodRequest, method_request
 from gradattr.errors import MethodError
 from gradattr.manifest.attribute import AttributeManifest
@@ -59,6 +60,17 @@ def method_requests(
     Raises MethodError, naming the method, for parameters that the mathematics refuses.
     """
     return [_request(manifest, method, pools, linear_models) for method in manifest.methods]
+
+
+def stand_in_requests(
+    manifest: AttributeManifest, shape: tuple[int, int, int], num_classes: int
+) -> list[MethodRequest]:
+    """The manifest's requests with empty pools and untrained linear models: to check parameters
+    and to count evaluations before anything is loaded. Raises as ``method_requests`` does."""
+    pool = torch.zeros((1, *shape))
+    size = shape[0] * shape[1] * shape[2]
+    linear = PlainEvaluator(nn.Sequential(nn.Flatten(), nn.Linear(size, num_classes)))
+    return method_requests(manifest, lambda label: pool, lambda label: linear)
 
 
 def _request(

@@ -26,8 +26,17 @@ from gradattr.manifest.train import TrainManifest
 from gradattr.models import published_classes, recipe_digest, weights_digest, weights_preprocess
 from gradattr.plan import Plan, Stage, Task, assemble
 from gradattr.seeds import derive_seed
+from gradattr.storage.filesystem import S3Options
 from gradattr.storage.objects import ObjectStore, open_store
-from gradattr.work.context import MAIN, ModelRef, RunContext, linear_role, method_id
+from gradattr.work.context import (
+    MAIN,
+    ModelRef,
+    RunContext,
+    data_options,
+    linear_role,
+    method_id,
+)
+from gradattr.work.methods import stand_in_requests
 
 TRAIN_STAGE = "train"
 ATTRIBUTE_STAGE = "attribute"
@@ -44,13 +53,14 @@ class Prepared:
 class _Indexes:
     """Data indexes by spec: training, pool and attributed data are often the same files."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: S3Options | None) -> None:
+        self._options = options
         self._known: dict[str, DataIndex] = {}
 
     def get(self, spec: AnyData) -> DataIndex:
         key = spec.model_dump_json()
         if key not in self._known:
-            self._known[key] = index_data(spec)
+            self._known[key] = index_data(spec, options=self._options)
         return self._known[key]
 
 
@@ -65,7 +75,7 @@ def make_plan(manifest: Manifest) -> Plan:
 def prepare(manifest: Manifest, store: ObjectStore | None = None) -> Prepared:
     """The plan together with the context of its tasks."""
     store = store or open_store(manifest.store)
-    indexes = _Indexes()
+    indexes = _Indexes(data_options(manifest))
     if isinstance(manifest, AttributeManifest):
         return _prepare_attribute(manifest, store, indexes)
     return _prepare_train(manifest, store, indexes)
@@ -93,6 +103,7 @@ def _prepare_attribute(
     )
     pools = _pools(manifest, indexes)
     _check_methods(manifest, preprocess)
+    stand_in_requests(manifest, shape, classes)
     inputs = {
         "data": {"digest": index.digest(), "format": index.format, "rows": index.rows},
         "models": {ref.role: ref.digest for ref in models},

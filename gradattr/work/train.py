@@ -67,6 +67,8 @@ def train_model(context: RunContext, task: Task) -> dict[str, Any]:
         "rows": task.rows,
         "bad_rows": 0,
         "model": trained.reference(),
+        # 'verify' checks these along with the run's own files.
+        "files": [{"key": trained.key, "bytes": trained.bytes, "sha256": trained.sha256}],
         "role": task.payload["role"],
         "epochs": len(history),
     }
@@ -102,7 +104,7 @@ def _train(context: RunContext, task: Task, store: ObjectStore) -> TrainedModel:
 
 def _load(data: AnyData | None, index: DataIndex, context: RunContext) -> Batch:
     assert data is not None
-    batch = load_all(data, index, context.preprocess)
+    batch = load_all(data, index, context.preprocess, options=context.data_options)
     labels = batch.labels
     if bool((labels < 0).any()) or bool((labels >= context.num_classes).any()):
         wrong = torch.nonzero((labels < 0) | (labels >= context.num_classes))[0].item()

@@ -63,7 +63,9 @@ def table_of() -> Callable[[Any, str], pa.Table]:
 
     def read(run: Any, name: str) -> pa.Table:
         table = run.table(name)
-        keys = [column for column in ("row", "method", "model", "epoch") if column in table.column_names]
+        keys = [
+            column for column in ("row", "method", "model", "epoch") if column in table.column_names
+        ]
         return table.sort_by([(key, "ascending") for key in keys])
 
     return read

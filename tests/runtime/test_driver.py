@@ -33,7 +33,9 @@ def test_a_run_has_every_row_of_every_table(make_manifest: Make) -> None:
     assert (result.rows, result.bad_rows, result.already_complete) == (90, 0, False)
     assert opened.table("predictions")["row"].to_pylist() == list(range(90))
     for name in ("attributions", "maps"):
-        keys = list(zip(*opened.table(name).select(["row", "method"]).to_pydict().values(), strict=True))
+        keys = list(
+            zip(*opened.table(name).select(["row", "method"]).to_pydict().values(), strict=True)
+        )
         assert sorted(keys) == sorted((row, m) for row in range(90) for m in opened.methods)
     assert opened.table("errors").num_rows == 0
     report = verify_run(opened.store, opened.run_id)
@@ -138,7 +140,9 @@ def _failing(verdict: Callable[[str, int], str]) -> Any:
 
 
 def test_a_crashed_task_is_tried_again(make_manifest: Make) -> None:
-    crash_once = _failing(lambda key, attempt: "crashed" if key == "00002" and attempt < 3 else "ok")
+    crash_once = _failing(
+        lambda key, attempt: "crashed" if key == "00002" and attempt < 3 else "ok"
+    )
     result = run(make_manifest(), open_executor=crash_once)
     assert result.rows == 90
 
@@ -217,7 +221,9 @@ def test_bad_rows_over_the_threshold_are_not_committed(make_manifest: Make, tmp_
     opened = open_run(result.uri)
     assert result.bad_rows == 2
     assert opened.table("attributions").num_rows == 12 * len(opened.methods)
-    statuses = opened.sql("SELECT status, count(*) AS n FROM predictions GROUP BY status").to_pylist()
+    statuses = opened.sql(
+        "SELECT status, count(*) AS n FROM predictions GROUP BY status"
+    ).to_pylist()
     assert {row["status"]: row["n"] for row in statuses} == {"ok": 10, "decode_error": 2}
     assert opened.sql("SELECT count(*) AS n FROM maps WHERE map IS NULL").to_pylist() == [
         {"n": 2 * len(opened.methods)}

@@ -1,0 +1,127 @@
+"""Every example under manifests/ plans, on small data put where the example looks for it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from gradattr.manifest.loading import parse_manifest
+from gradattr.models import save_weights
+from gradattr.work.prepare import make_plan
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "manifests").rglob("*.yaml"))
+RANDOM = np.random.default_rng(0)
+
+
+def _png(size: int, channels: int = 3) -> bytes:
+    shape = (size, size, 3) if channels == 3 else (size, size)
+    buffer = io.BytesIO()
+    Image.fromarray(RANDOM.integers(0, 256, shape, dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _cifar10(folder: Path) -> None:
+    for split in ("train", "test"):
+        path = folder / f"data/cifar10/plain_text/{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images = [{"bytes": _png(32), "path": None} for _ in range(20)]
+        pq.write_table(pa.table({"img": images, "label": [i % 10 for i in range(20)]}), path)
+
+
+def _mnist(folder: Path) -> None:
+    target = folder / "data/mnist"
+    target.mkdir(parents=True)
+    for name in ("train", "t10k"):
+        images = RANDOM.integers(0, 256, (20, 28, 28), dtype=np.uint8)
+        labels = np.arange(20, dtype=np.uint8) % 10
+        header = struct.pack(">HBBIII", 0, 8, 3, 20, 28, 28)
+        (target / f"{name}-images-idx3-ubyte.gz").write_bytes(
+            gzip.compress(header + images.tobytes())
+        )
+        header = struct.pack(">HBBI", 0, 8, 1, 20)
+        (target / f"{name}-labels-idx1-ubyte.gz").write_bytes(
+            gzip.compress(header + labels.tobytes())
+        )
+
+
+def _photos(folder: Path) -> None:
+    for name in ("cats/1.png", "cats/2.png", "dogs/1.png"):
+        path = folder / "data/photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_png(40))
+
+
+def _scans(folder: Path) -> None:
+    (folder / "data").mkdir()
+    (folder / "models").mkdir()
+    images = RANDOM.integers(0, 256, (8, 16, 16, 1), dtype=np.uint8)
+    np.savez(folder / "data/scans.npz", x=images, y=np.arange(8) % 2)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 2))
+    (folder / "models/small_net.safetensors").write_bytes(save_weights(model))
+    (folder / "my_models.py").write_text(
+        "import torch\n\n\ndef small_net(hidden, dropout):\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 2))\n"
+    )
+
+
+def _imagenet(folder: Path) -> None:
+    target = folder / "imagenet"
+    target.mkdir()
+    with tarfile.open(target / "val-000.tar", "w") as archive:
+        for i in range(4):
+            for suffix, data in (("png", _png(240)), ("cls", str(i).encode())):
+                member = tarfile.TarInfo(f"{i:04d}.{suffix}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    (folder / "models").mkdir()
+    weights = save_weights(torch.nn.Linear(2, 2))
+    (folder / "models/convnext_tiny.safetensors").write_bytes(weights)
+
+
+NEEDS: dict[str, Callable[[Path], None]] = {
+    "cifar10_parquet": _cifar10,
+    "mnist_idx": _mnist,
+    "imagefolder_torchvision": _photos,
+    "own_model_python": _scans,
+    "ray_cluster": _imagenet,
+}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_example_plans(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("GRADATTR_S3_KEY", "a")
+    monkeypatch.setenv("GRADATTR_S3_SECRET", "b")
+    NEEDS.get(path.stem, lambda folder: None)(tmp_path)
+    text = path.read_text()
+    # Buckets become folders: planning reads the same things from both.
+    text = text.replace("s3://bucket/gradattr", "results").replace("s3://bucket/", "")
+    weights = tmp_path / "models/convnext_tiny.safetensors"
+    if weights.exists():
+        text = text.replace("0" * 64, hashlib.sha256(weights.read_bytes()).hexdigest())
+    plan = make_plan(parse_manifest(text, file=path.name))
+    again = make_plan(parse_manifest(text, file=path.name))
+    assert plan == again
+    assert plan.run_id.startswith(plan.manifest["name"])
+    assert plan.rows > 0
+    written = {file.name for file in tmp_path.iterdir()}
+    assert "results" not in written
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 8
+    assert set(NEEDS) <= {path.stem for path in EXAMPLES}

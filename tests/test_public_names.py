@@ -1,0 +1,71 @@
+"""The names that users import. Taking one away, or adding one by accident, fails here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import gradattr
+from gradattr import attribution
+
+
+def test_the_package() -> None:
+    assert sorted(gradattr.__all__) == [
+        "Run",
+        "RunResult",
+        "__version__",
+        "load_manifest",
+        "make_plan",
+        "open_run",
+        "run",
+    ]
+    assert all(getattr(gradattr, name) for name in gradattr.__all__)
+
+
+def test_the_mathematics() -> None:
+    assert sorted(attribution.__all__) == [
+        "Attribution",
+        "Baseline",
+        "Black",
+        "Blur",
+        "Choose",
+        "Constant",
+        "Evaluator",
+        "Explained",
+        "Mean",
+        "MethodInfo",
+        "MethodRequest",
+        "Noise",
+        "Normalization",
+        "Parameter",
+        "PlainEvaluator",
+        "Sample",
+        "Uniform",
+        "attribute",
+        "catalogue",
+        "expected_gradients",
+        "gradient",
+        "gradient_shap",
+        "input_x_gradient",
+        "integrated_gradients",
+        "linear",
+        "method_info",
+        "method_request",
+        "random_attribution",
+        "saliency",
+        "smoothgrad",
+        "smoothgrad_x_input",
+        "squaregrad",
+        "vargrad",
+    ]
+    assert all(getattr(attribution, name) for name in attribution.__all__)
+
+
+def test_importing_the_package_and_its_command_loads_nothing_heavy() -> None:
+    """``gradattr --help`` must answer at once, so neither torch nor ray may be imported."""
+    code = (
+        "import sys, gradattr, gradattr.cli.main, gradattr.attribution.catalogue\n"
+        "print([m for m in ('torch', 'ray', 'pyarrow', 'duckdb', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
