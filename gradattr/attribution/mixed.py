@@ -1,30 +1,25 @@
-"""Convolutions and linear layers with a backward pass for frozen weights, float32 or bfloat16.
+"""Mixed precision: float32 forward, and the products of the backward in bfloat16.
 
 A ReLU's forward decides which units pass, so the forward stays float32: bfloat16 there changes the
-map, bfloat16 in the products of the backward hardly does. What is not a convolution or a linear
-layer keeps the derivative that autograd gives it, in float32.
+map, bfloat16 in the backward hardly does. Convolutions and linear layers, where the time goes, are
+replaced one by one by layers with such a backward. Everything else keeps the derivative that
+autograd gives it, in float32. That works for any model, traced or not.
 
-On the CPU the convolutions go through oneDNN with weights laid out once per shape, and with the
-addition and the ReLU that follow them in the same pass. Same arithmetic, fewer trips to memory.
+On the CPU the convolutions go through oneDNN with weights laid out once per shape (up to 10 %).
+Fusing the ReLU and the addition behind a convolution into it was measured and gained nothing.
 """
 
 from __future__ import annotations
 
-import operator
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn import functional as F
-
-from gradattr.attribution.tracing import input_of, module_of
 
 #: Shapes whose weight layouts are kept: a full batch and the remainder at the end.
 _LAYOUTS_KEPT = 2
-
-_ADDITIONS = frozenset({operator.add, torch.add})
 
 
 class Layout(NamedTuple):
@@ -36,17 +31,15 @@ class Layout(NamedTuple):
 
 
 class FrozenConv2d(nn.Module):
-    """relu(conv(x) + residual), each of the two optional; the weights take no gradient.
+    """A convolution whose weights take no gradient, with the backward product in another dtype.
 
-    ``backward_dtype`` is that of the products in the backward pass; gradients that come in and go
-    out are of the input's dtype.
+    Gradients that come in and go out are of the input's dtype.
     """
 
-    def __init__(self, conv: nn.Conv2d, backward_dtype: torch.dtype, *, relu: bool = False) -> None:
+    def __init__(self, conv: nn.Conv2d, backward_dtype: torch.dtype) -> None:
         super().__init__()
         self.conv = conv
         self.backward_dtype = backward_dtype
-        self.relu = relu
         self.stride, self.dilation = list(conv.stride), list(conv.dilation)
         self.padding = [int(side) for side in conv.padding]
         self.groups = conv.groups
@@ -54,32 +47,21 @@ class FrozenConv2d(nn.Module):
         self._layouts: OrderedDict[torch.Size, Layout] = OrderedDict()
         self._cast_weight: Tensor | None = None
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        out: Tensor = _FrozenConv.apply(x, residual, self)
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = _FrozenConv.apply(x, self)
         return out
 
-    def run(self, x: Tensor, residual: Tensor | None) -> Tensor:
+    def run(self, x: Tensor) -> Tensor:
         """The forward pass in the input's dtype."""
         if not self.prepacked:
-            out = self.conv(x)
-            if residual is not None:
-                out = out + residual
-            return out.relu() if self.relu else out
+            result: Tensor = self.conv(x)
+            return result
         x = x.contiguous(memory_format=torch.channels_last)
-        weight = self._layout(x).forward
-        where = (self.padding, self.stride, self.dilation, self.groups)
-        after = "relu" if self.relu else "none"
-        ops = torch.ops.mkldnn
-        result: Tensor
-        if residual is None:
-            result = ops._convolution_pointwise(x, weight, self.conv.bias, *where, after, [], "")
-        else:
-            residual = residual.contiguous(memory_format=torch.channels_last)
-            result = ops._convolution_pointwise.binary(
-                x, residual, weight, self.conv.bias, *where, "add", 1.0,
-                "relu" if self.relu else None, [], None,
-            )  # fmt: skip
-        return result
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self._layout(x).forward, self.conv.bias, self.padding, self.stride, self.dilation,
+            self.groups, "none", [], "",
+        )  # fmt: skip
+        return out
 
     def run_backward(self, grad: Tensor, x_shape: torch.Size) -> Tensor:
         """The gradient of the input, from that of the convolution's output."""
@@ -153,23 +135,14 @@ class FrozenLinear(nn.Module):
 
 class _FrozenConv(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, x: Tensor, residual: Tensor | None, layer: FrozenConv2d
-    ) -> Tensor:
-        out = layer.run(x, residual)
+    def forward(ctx: FunctionCtx, x: Tensor, layer: FrozenConv2d) -> Tensor:
         ctx.layer, ctx.x_shape = layer, x.shape  # type: ignore[attr-defined]
-        if layer.relu:
-            ctx.save_for_backward(out)
-        return out
+        return layer.run(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        if ctx.layer.relu:
-            (out,) = ctx.saved_tensors
-            grad = torch.ops.aten.threshold_backward(grad, out, 0)
-        dx = ctx.layer.run_backward(grad, ctx.x_shape) if ctx.needs_input_grad[0] else None
-        return dx, grad if ctx.needs_input_grad[1] else None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.layer.run_backward(grad, ctx.x_shape), None
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -209,7 +182,7 @@ def bfloat16_obstacle(device: torch.device) -> str | None:
     return None
 
 
-def install_in_modules(model: nn.Module, backward_dtype: torch.dtype) -> int:
+def install_backward(model: nn.Module, backward_dtype: torch.dtype) -> int:
     """Replace the convolutions and linear layers of any model, in place; returns how many.
 
     Layers with hooks, parametrisations or subclasses are left as they are.
@@ -226,43 +199,6 @@ def install_in_modules(model: nn.Module, backward_dtype: torch.dtype) -> int:
     return count
 
 
-def install_in_graph(traced: fx.GraphModule, backward_dtype: torch.dtype) -> int:
-    """The same for a graph, where an addition and a ReLU that follow go into the convolution.
-
-    An addition needs the shapes that ``torch.fx.passes.shape_prop.ShapeProp`` leaves at the nodes.
-    """
-    count = 0
-    order = {node: place for place, node in enumerate(traced.graph.nodes)}
-    for node in list(traced.graph.nodes):
-        module = module_of(traced, node)
-        source = input_of(node)
-        if source is None or not node.users:
-            continue
-        if isinstance(module, nn.Conv2d) and _frozen_layer(module, backward_dtype):
-            last, residual, relu = _what_follows(traced, node, order)
-            layer: nn.Module = FrozenConv2d(module, backward_dtype, relu=relu)
-        elif isinstance(module, nn.Linear) and _frozen_layer(module, backward_dtype):
-            if backward_dtype == module.weight.dtype:
-                continue
-            last, residual, layer = node, None, FrozenLinear(module, backward_dtype)
-        else:
-            continue
-        name = f"frozen_{count}"
-        traced.add_submodule(name, layer)
-        with traced.graph.inserting_after(last):
-            inputs = (source,) if residual is None else (source, residual)
-            new = traced.graph.call_module(name, inputs)
-        last.replace_all_uses_with(new)
-        order[new] = order[last]
-        new.meta.update(last.meta)
-        count += 1
-        traced.graph.eliminate_dead_code()
-    traced.delete_all_unused_submodules()
-    traced.graph.lint()
-    traced.recompile()
-    return count
-
-
 def _frozen_layer(child: nn.Module | None, backward_dtype: torch.dtype) -> nn.Module | None:
     if child is None or child._forward_hooks or child._forward_pre_hooks or child._backward_hooks:
         return None
@@ -276,51 +212,3 @@ def _frozen_layer(child: nn.Module | None, backward_dtype: torch.dtype) -> nn.Mo
 def _is_plain(conv: nn.Conv2d) -> bool:
     """Zero padding by numbers, one group: the case that is faster than what autograd does."""
     return conv.padding_mode == "zeros" and not isinstance(conv.padding, str) and conv.groups == 1
-
-
-def _what_follows(
-    traced: fx.GraphModule, conv: fx.Node, order: dict[fx.Node, int]
-) -> tuple[fx.Node, fx.Node | None, bool]:
-    """The last node that can go into ``conv``, what is added to it, and whether a ReLU follows."""
-    last, residual = conv, None
-    addition = _only_user(last)
-    if addition is not None and _is_plain_addition(addition):
-        left, right = addition.args
-        other = right if left is conv else left
-        assert isinstance(other, fx.Node)
-        # The other summand must exist when the convolution runs, and be no broadcast one.
-        if other is not conv and order[other] < order[conv] and _same_shape(conv, other):
-            last, residual = addition, other
-    activation = _only_user(last)
-    if activation is not None and _is_relu(traced, activation):
-        return activation, residual, True
-    return last, residual, False
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _is_plain_addition(node: fx.Node) -> bool:
-    return (
-        node.op == "call_function"
-        and node.target in _ADDITIONS
-        and not node.kwargs
-        and len(node.args) == 2
-        and all(isinstance(argument, fx.Node) for argument in node.args)
-    )
-
-
-def _same_shape(one: fx.Node, other: fx.Node) -> bool:
-    """Whether both results are tensors of one known shape (as recorded by ShapeProp)."""
-    shapes = [getattr(node.meta.get("tensor_meta"), "shape", None) for node in (one, other)]
-    return shapes[0] is not None and shapes[0] == shapes[1]
-
-
-def _is_relu(traced: fx.GraphModule, node: fx.Node) -> bool:
-    module = module_of(traced, node)
-    if module is not None:
-        return type(module) is nn.ReLU and not module._forward_hooks
-    if node.op == "call_function":
-        return node.target in (F.relu, torch.relu)
-    return node.op == "call_method" and node.target == "relu"

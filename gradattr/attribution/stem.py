@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradattr.attribution.tracing import input_of, module_of
@@ -41,7 +41,9 @@ _SHAPE_ONLY = frozenset({"reshape", "flatten", "permute", "transpose", "unsqueez
 
 _AFFINE_FUNCTIONS = frozenset({torch.flatten, torch.reshape, torch.permute, torch.transpose})
 
-_CONSTANT_WEIGHTS = frozenset({F.conv1d, F.conv2d, F.conv3d, F.linear})
+_CONSTANT_WEIGHTS = frozenset(
+    {functional.conv1d, functional.conv2d, functional.conv3d, functional.linear}
+)
 
 _SUMS = frozenset({operator.add, operator.sub, torch.add, torch.sub})
 _PRODUCTS = frozenset({operator.mul, torch.mul})
@@ -60,12 +62,85 @@ class Stem(nn.Module):
         return h
 
     def pullback(self, grad_h: Tensor, x_shape: torch.Size) -> Tensor:
-        """J^T grad_h, shape ``x_shape``. J does not depend on x, so 0 will do."""
+        """J^T grad_h, shape ``x_shape``."""
+        only = self._only_layer()
+        if isinstance(only, nn.Linear):
+            return (grad_h @ only.weight).reshape(x_shape)
+        if isinstance(only, nn.Conv2d) and suits_blocks(only):
+            return transposed_in_blocks(only, grad_h, x_shape)
+        # J does not depend on x, so autograd may differentiate at 0.
         leaf = grad_h.new_zeros(x_shape).requires_grad_(True)
         with torch.enable_grad():
             h = self(leaf)
             (grad,) = torch.autograd.grad(h, leaf, grad_h.reshape(h.shape))
         return grad
+
+    def _only_layer(self) -> nn.Module | None:
+        """The layer, if the stem is a convolution, or a linear layer on the flattened input."""
+        calls = [n for n in self.graph.graph.nodes if n.op not in ("placeholder", "output")]
+        layer = module_of(self.graph, calls[-1])
+        if len(calls) == 1 and isinstance(layer, nn.Conv2d):
+            return layer
+        if len(calls) == 2 and isinstance(layer, nn.Linear) and _flattens(self.graph, calls[0]):
+            return layer
+        return None
+
+
+def suits_blocks(conv: nn.Conv2d) -> bool:
+    """Whether ``transposed_in_blocks`` is defined for this layer, and worth while: few channels."""
+    return (
+        conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and conv.in_channels <= 4
+        and conv.groups == 1
+        and tuple(conv.dilation) == (1, 1)
+        and all(len(set(pair)) == 1 for pair in (conv.kernel_size, conv.stride, conv.padding))
+        and int(conv.padding[0]) < conv.kernel_size[0]
+    )
+
+
+def transposed_in_blocks(conv: nn.Conv2d, grad: Tensor, x_shape: torch.Size) -> Tensor:
+    r"""The transposed convolution for inputs of few channels, as a convolution of many.
+
+    Input position :math:`i = r q + a` (block q, place a < r, r a multiple of the stride s) takes
+    :math:`\sum_t g_{(r/s) q + t} \, w_{a + p - t s}`: a convolution of g with stride r/s whose
+    output channels are the r * r places of a block. oneDNN's own transposed convolution takes three
+    times as long on three channels.
+    """
+    k, s, p = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
+    r = s if s > 1 else 2
+    first, last = -((k - 1 - p) // s), (r - 1 + p) // s
+    weight = _block_weight(conv.weight, s, p, r, first, last)
+    blocks = [-(-side // r) for side in x_shape[2:]]
+    stride = r // s
+    short = max(
+        stride * (b - 1) + last + 1 - side for b, side in zip(blocks, grad.shape[2:], strict=True)
+    )
+    # One padding for both ends, larger than needed at the front by whole steps: those are cut off.
+    skip = max(0, -(-(short + first) // stride))
+    places = functional.conv2d(grad, weight, stride=stride, padding=stride * skip - first)
+    places = places[:, :, skip : skip + blocks[0], skip : skip + blocks[1]]
+    return functional.pixel_shuffle(places, r)[:, :, : x_shape[2], : x_shape[3]]
+
+
+def _block_weight(weight: Tensor, s: int, p: int, r: int, first: int, last: int) -> Tensor:
+    """(c * r * r, out channels, T, T) with T = last - first + 1, zero where w has no such tap."""
+    k, taps = weight.shape[-1], torch.arange(first, last + 1)
+    u = torch.arange(r)[:, None] + p - taps[None, :] * s
+    inside = ((u >= 0) & (u < k)).to(weight)
+    u = u.clamp(0, k - 1).to(weight.device)
+    spread = weight.detach()[:, :, u][..., u] * inside[:, :, None, None] * inside
+    # (o, c, a, t, a', t') -> (c, a, a', o, t, t')
+    blocks = spread.permute(1, 2, 4, 0, 3, 5).reshape(-1, weight.shape[0], len(taps), len(taps))
+    return blocks.contiguous(memory_format=torch.channels_last)
+
+
+def _flattens(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether ``node`` flattens all but the first axis."""
+    module = module_of(graph, node)
+    if isinstance(module, nn.Flatten):
+        return module.start_dim == 1 and module.end_dim == -1
+    return node.target is torch.flatten and node.args[1:] == (1,) and not node.kwargs
 
 
 def split_stem(traced: fx.GraphModule) -> tuple[Stem, fx.GraphModule] | None:

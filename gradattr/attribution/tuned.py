@@ -14,17 +14,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from gradattr.attribution.evaluator import Choose, Explained
 from gradattr.attribution.folding import fold_graph, fold_sequentials
-from gradattr.attribution.mixed import (
-    FrozenConv2d,
-    bfloat16_obstacle,
-    install_in_graph,
-    install_in_modules,
-    prepacking_works,
-)
+from gradattr.attribution.mixed import FrozenConv2d, bfloat16_obstacle, install_backward
 from gradattr.attribution.stem import Stem, split_stem
 from gradattr.attribution.target import Objective
 from gradattr.attribution.tracing import Untraceable, trace
@@ -148,12 +141,11 @@ def tune(
     fold: bool = True,
     split: bool = True,
     channels_last: bool = True,
-    fuse: bool = True,
 ) -> TunedEvaluator:
     """A frozen, faster copy of ``model`` for inputs like ``example`` (n, ...), on its device.
 
     The steps: ``fold`` batch norm into convolutions, ``split`` off the affine front as a stem,
-    ``channels_last`` memory, ``fuse`` convolution, addition and ReLU into one kernel (CPU).
+    ``channels_last`` memory.
     ``precision='mixed'`` keeps the forward float32 and makes the products of the backward bfloat16,
     or falls back to float32 and says why in the report. ``model`` itself is not changed.
 
@@ -167,10 +159,10 @@ def tune(
     check_model(plain, probe)
     question = as_it_is(plain, probe)
     dropped: dict[str, str] = {}
-    asked = {"trace": fold or split or fuse, "fold": fold, "stem": split}
+    asked = {"trace": fold or split, "fold": fold, "stem": split}
     rearranged = _rearrange(question, [step for step in asked if asked[step]], dropped)
     layout = ["channels_last"] if channels_last else []
-    layout += ["mixed"] if precision == "mixed" else ["fuse"] if fuse else []
+    layout += ["mixed"] if precision == "mixed" else []
     result = _lay_out(rearranged, question, layout, dropped)
     report = {
         "precision": precision,
@@ -248,10 +240,7 @@ def _lay_out(
     start: _Candidate, question: Question, layout: Sequence[str], dropped: dict[str, str]
 ) -> _Candidate:
     """Memory format and kernels: as many of ``layout`` as leave the answer close to what it was."""
-    attempts = _attempts(layout)
-    if "mixed" in layout:
-        attempts[1:1] = [[step.replace("mixed", "fuse") for step in layout]]
-    for steps in attempts:
+    for steps in _attempts(layout):
         candidate = copy.deepcopy(start)
         _install(candidate, steps, question.x, dropped)
         limits = MIXED if "mixed" in candidate.layers else CLOSE
@@ -266,45 +255,22 @@ def _lay_out(
 def _install(
     candidate: _Candidate, steps: Sequence[str], x: Tensor, dropped: dict[str, str]
 ) -> None:
-    convolutions = [
-        m for part in candidate.parts() for m in part.modules() if isinstance(m, nn.Conv2d)
-    ]
-    if "channels_last" in steps and convolutions:
-        for part in candidate.parts():
-            part.to(memory_format=torch.channels_last)
-        candidate.channels_last = True
-        candidate.layers["channels_last"] = len(convolutions)
-    elif "channels_last" in steps:
-        dropped["channels_last"] = "no two-dimensional convolution"
-    for step, obstacle, dtype in (
-        ("fuse", _fuse_obstacle(candidate, x, convolutions), x.dtype),
-        ("mixed", _mixed_obstacle(x), torch.bfloat16),
-    ):
-        if step not in steps:
-            continue
-        count = 0 if obstacle else _install_kernels(candidate, x, dtype)
+    if "channels_last" in steps:
+        count = sum(isinstance(m, nn.Conv2d) for part in candidate.parts() for m in part.modules())
         if count:
-            candidate.layers[step] = count
+            for part in candidate.parts():
+                part.to(memory_format=torch.channels_last)
+            candidate.channels_last = True
+            candidate.layers["channels_last"] = count
         else:
-            dropped[step] = obstacle or "no layer it applies to"
-
-
-def _install_kernels(candidate: _Candidate, x: Tensor, dtype: torch.dtype) -> int:
-    if not isinstance(candidate.rest, fx.GraphModule):
-        return install_in_modules(candidate.rest, dtype)
-    with torch.no_grad():
-        ShapeProp(candidate.rest).propagate(candidate.evaluator().stem(x))
-    return install_in_graph(candidate.rest, dtype)
-
-
-def _fuse_obstacle(
-    candidate: _Candidate, x: Tensor, convolutions: Sequence[nn.Conv2d]
-) -> str | None:
-    if not isinstance(candidate.rest, fx.GraphModule):
-        return "needs a traced graph"
-    if not convolutions or not prepacking_works(x):
-        return "only for float32 convolutions on a CPU with oneDNN"
-    return None if candidate.channels_last else "needs channels-last memory"
+            dropped["channels_last"] = "no two-dimensional convolution"
+    if "mixed" in steps:
+        obstacle = _mixed_obstacle(x)
+        count = 0 if obstacle else install_backward(candidate.rest, torch.bfloat16)
+        if count:
+            candidate.layers["mixed"] = count
+        else:
+            dropped["mixed"] = obstacle or "no convolution or linear layer behind the stem"
 
 
 def _mixed_obstacle(x: Tensor) -> str | None:
