@@ -39,7 +39,7 @@ def build_model(spec: AnyModel, *, shape: Shape, num_classes: int, seed: int) ->
             f"model.num_classes is {spec.num_classes}, but {num_classes} classes are asked for"
         )
     with isolated_random(seed), torch.device("cpu"):
-        model = _construct(spec, shape, num_classes).float().eval()
+        model = _construct(spec, shape, num_classes).to("cpu", torch.float32).eval()
         check_outputs(model, describe(spec), shape, num_classes)
     return model
 

@@ -113,8 +113,8 @@ def fetch_published(spec: AnyModel) -> tuple[bytes, str]:
     name = _file_name(weights.url)
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(weights.url, str(path), progress=False)
         except (OSError, RuntimeError) as error:
             raise ModelError(

@@ -142,8 +142,8 @@ def write_trained(
 ) -> TrainedModel:
     """Keep a model that was trained by the recipe ``digest``; return the one that counts.
 
-    Where two trainers race, the first record counts and both get it. Raises ModelError if the
-    weights are not finite.
+    Where two trainers race, the first record counts and both get it. The training's checkpoint is
+    deleted. Raises ModelError if the weights are not finite.
     """
     check_finite(model, f"model {describe(spec)} after training")
     data = save_weights(model)
@@ -153,6 +153,7 @@ def write_trained(
     ours = TrainedModel(digest, key, sha256, len(data), describe(spec), shape, num_classes, metrics)
     store.put_unique(key, data)
     _claim(store, ours)
+    StoredCheckpoints(store, digest).clear()
     return read_trained(store, digest) or ours
 
 
@@ -235,15 +236,10 @@ class StoredCheckpoints:
         self._newest = key
 
     def load(self) -> tuple[int, bytes] | None:
-        try:
-            value = unseal(self._store.get(self._pointer) or b"", CHECKPOINT_FORMAT)
-            epoch, key, sha256 = int(value["epoch"]), str(value["key"]), value["sha256"]
-        except (ValueError, KeyError, TypeError):
+        pointer = self._read_pointer()
+        if pointer is None:
             return None
-        if value.get("recipe") != self._digest:
-            return None
-        if not key.startswith(f"{trained_dir(self._digest)}/"):
-            return None
+        epoch, key, sha256 = pointer
         data = self._store.get(key)
         if data is None or digest_bytes(data) != sha256:
             return None
@@ -252,10 +248,23 @@ class StoredCheckpoints:
 
     def clear(self) -> None:
         """Delete what is there: the training is complete."""
-        with contextlib.suppress(StoreError):
-            self._store.delete(self._pointer)
+        pointer = self._read_pointer()
+        if pointer is not None:
+            self._newest = pointer[1]
+            with contextlib.suppress(StoreError):
+                self._store.delete(self._pointer)
         self._forget()
         self._newest = None
+
+    def _read_pointer(self) -> tuple[int, str, str] | None:
+        """(epoch, key, sha256) of the newest checkpoint, if the pointer is whole and ours."""
+        try:
+            value = unseal(self._store.get(self._pointer) or b"", CHECKPOINT_FORMAT)
+            epoch, key, sha256 = int(value["epoch"]), str(value["key"]), str(value["sha256"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        inside = key.startswith(f"{trained_dir(self._digest)}/")
+        return (epoch, key, sha256) if inside and value.get("recipe") == self._digest else None
 
     def _forget(self) -> None:
         # Who may write but not delete can still train; 'gc' removes what is left.

@@ -22,7 +22,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> Evaluation:
+def evaluate(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 256) -> Evaluation:
     """Evaluate ``model`` on images x (n, c, h, w) with labels y (n,).
 
     The model is evaluated in eval mode, on the device of its parameters, and left in the mode in

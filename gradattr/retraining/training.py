@@ -115,7 +115,7 @@ class _Loop:
         seed = derive_seed(self.recipe.seed, "epoch", epoch)
         with isolated_random(seed, self.device):
             loss, accuracy = self._train_pass(epoch)
-        tested = None if test is None else evaluate(self.model, *test)
+        tested = None if test is None else evaluate(self.model, *test, self.recipe.batch_size)
         losses = {"training": loss} | ({} if tested is None else {"test": tested.loss})
         for which, value in losses.items():
             if not math.isfinite(value):

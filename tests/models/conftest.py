@@ -82,6 +82,14 @@ def store(tmp_path: Path) -> ObjectStore:
     return open_store(str(tmp_path / "store"))
 
 
+@pytest.fixture(params=["local", "s3_moto", "s3_rclone"])
+def any_store(request: pytest.FixtureRequest) -> ObjectStore:
+    """An empty store in a folder, on S3 with conditional PUT, and on S3 without it."""
+    if request.param == "local":
+        return request.getfixturevalue("store")
+    return open_store(request.getfixturevalue(request.param))
+
+
 @pytest.fixture
 def train_block() -> dict[str, Any]:
     """A ``train:`` block of a manifest."""

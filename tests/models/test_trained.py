@@ -15,9 +15,12 @@ from gradattr.manifest.data import Preprocess
 from gradattr.models import (
     StoredCheckpoints,
     build_model,
+    load_model,
     load_trained,
     read_trained,
     recipe_digest,
+    save_weights,
+    weights_digest,
     write_trained,
 )
 from gradattr.models import trained as trained_module
@@ -249,6 +252,32 @@ def test_training_resumes_from_the_store_bit_for_bit(store, spec):
     train_classifier(whole, x, y, recipe)
     assert [e.epoch for e in ran] == [5, 6, 7]
     assert torch.equal(resumed.output.weight, whole.output.weight)
+
+
+def test_every_kind_of_store_keeps_models(any_store, spec):
+    checkpoints = StoredCheckpoints(any_store, DIGEST)
+    checkpoints.save(1, b"first")
+    checkpoints.save(2, b"second")
+    assert StoredCheckpoints(any_store, DIGEST).load() == (2, b"second")
+    record = write(any_store, spec, seed=1)
+    assert checkpoints.load() is None
+    assert len(list(any_store.list("models/"))) == 2
+    assert write(any_store, spec, seed=2) == record
+    any_store.put(trained_record_key(DIGEST), b"{}")
+    assert read_trained(any_store, DIGEST) is None
+    again = write(any_store, spec, seed=2)
+    assert read_trained(any_store, DIGEST) == again
+    model = load(any_store, spec, again)
+    assert torch.equal(model.output.weight, build(spec, 2).output.weight)
+
+
+def test_weights_from_a_url_of_an_object_store(any_store, make_spec):
+    data = save_weights(build(make_spec("linear"), 4))
+    any_store.put_unique("inputs/linear.safetensors", data)
+    spec = make_spec("linear", weights=any_store.url("inputs/linear.safetensors"))
+    planned = weights_digest(spec, any_store)
+    model = load_model(spec, any_store, shape=SHAPE, num_classes=3, expected_digest=planned)
+    assert torch.equal(model.output.weight, build(spec, 4).output.weight)
 
 
 def test_only_the_newest_checkpoint_is_kept_and_none_at_the_end(store):
