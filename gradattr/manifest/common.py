@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from gradattr.manifest.base import Seed, Slug, Spec
 from gradattr.manifest.operation import Engine, Runtime, Store, StoreSpec
 
 
+def _no_bool(value: Any) -> Any:
+    # Python's True equals 1, and a Literal would let it pass.
+    if isinstance(value, bool):
+        raise ValueError("expected 1")
+    return value
+
+
 class ManifestBase(Spec):
     """Keys that every kind of manifest has."""
 
-    version: Literal[1] = 1
+    version: Annotated[Literal[1], BeforeValidator(_no_bool)] = 1
     """Version of the manifest format."""
     name: Slug
     """First part of the run id: lower-case letters, digits, hyphens."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,7 +55,14 @@ def fault(faults: Callable[..., list[str]]) -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def valid_manifests() -> st.SearchStrategy[dict[str, Any]]:
     """Manifests of both kinds, with short forms and long ones, that the models accept."""
-    return _manifests()
+    inner = _manifests()
+
+    @st.composite
+    def manifest(draw: st.DrawFn) -> dict[str, Any]:
+        # Tests damage what they draw; the strategy's own values must not change under them.
+        return copy.deepcopy(draw(inner))
+
+    return manifest()
 
 
 def _part(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:

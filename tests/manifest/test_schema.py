@@ -134,6 +134,7 @@ def test_both_accept(change: dict[str, Any]) -> None:
         {"kind": "atribute"},
         {"kind": "train"},
         {"version": 2},
+        {"version": True},
         {"seed": "1"},
         {"shard_rows": 0},
         {"preprocess": {"resize": [8]}},
