@@ -159,11 +159,11 @@ def _secret(variable: str | None, key: str) -> str:
 def remote_errors(what: str) -> Iterator[None]:
     """Turn what file systems and their clients raise into StoreError, with ``what`` named.
 
-    FileNotFoundError and FileExistsError pass: their meaning depends on the caller.
+    FileNotFoundError, FileExistsError and IsADirectoryError pass: the caller knows their meaning.
     """
     try:
         yield
-    except (FileNotFoundError, FileExistsError):
+    except (FileNotFoundError, FileExistsError, IsADirectoryError):
         raise
     except PermissionError as error:
         raise StoreError(

@@ -32,7 +32,7 @@ MODELS = "models"
 SCHEDULES = "schedules"
 PROBES = "probe"
 
-_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,199}$")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,199}")
 
 
 def new_nonce() -> str:
@@ -42,7 +42,7 @@ def new_nonce() -> str:
 
 def check_name(name: str, what: str) -> str:
     """Return ``name`` if it may be one part of a key; UsageError otherwise."""
-    if not _NAME.match(name) or ".." in name:
+    if not _NAME.fullmatch(name) or ".." in name:
         raise UsageError(
             f"{what} {name!r} cannot be part of a path in the store; "
             "use letters, digits and '_.+=-', at most 200, no '..'"

@@ -60,7 +60,7 @@ class LocalBackend:
         try:
             with remote_errors(str(path)):
                 return path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return None
 
     def head(self, key: str) -> ObjectInfo | None:

@@ -1,0 +1,38 @@
+"""Fixtures for all tests: S3 servers, started once per session when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from gradattr.manifest.operation import Store
+from tests.s3_servers import S3Server, moto_server, rclone_server, set_credentials
+
+
+def pytest_configure() -> None:
+    set_credentials()
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    with moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with rclone_server(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_moto(moto: S3Server) -> Store:
+    """An empty store on moto: conditional PUT, no authentication."""
+    return moto.store()
+
+
+@pytest.fixture
+def s3_rclone(rclone: S3Server) -> Store:
+    """An empty store on rclone: real signatures, no conditional PUT."""
+    return rclone.store()
