@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator, MutableMapping
@@ -11,17 +12,17 @@ from typing import IO, Any
 
 from fsspec import AbstractFileSystem
 
-from gradattr.canonical import digest_json
+from gradattr.canonical import digest_bytes, digest_json
 from gradattr.errors import DataError, StoreError, UsageError
 from gradattr.storage.filesystem import (
     S3Options,
     expand,
     open_filesystem,
     remote_errors,
-    sha256_of,
 )
 
 _REMOTE = ("s3", "gs", "az")
+_CHUNK = 8 << 20
 
 #: Remembered content digests: "url|bytes|etag" -> sha256.
 DigestCache = MutableMapping[str, str]
@@ -40,8 +41,8 @@ class Files:
     def locate(self, url: str) -> tuple[AbstractFileSystem, str]:
         """The file system of ``url`` and the path in it.
 
-        Only the first URL of a scheme is checked like a manifest's: the others were found below
-        it, and a file's name may hold anything.
+        The path is not checked again: a manifest's URLs were, and the name of a file that was
+        found below one may hold anything.
         """
         scheme, separator, rest = url.partition("://")
         if url.startswith("/"):
@@ -52,7 +53,8 @@ class Files:
             scheme, path = "file", str(Path(rest if separator else url).absolute())
         if scheme not in self._systems:
             with data_errors():
-                self._systems[scheme] = open_filesystem(url, self.options)[0]
+                root = "/" if scheme == "file" else f"{scheme}://{path.split('/', 1)[0]}"
+                self._systems[scheme] = open_filesystem(root, self.options)[0]
         return self._systems[scheme], path
 
     def open(self, url: str, *, ranges: bool = False) -> IO[bytes]:
@@ -126,12 +128,19 @@ class Files:
         key = f"{url}|{size}|{etag}"
         if self._digests is not None and etag is not None and key in self._digests:
             return self._digests[key]
-        self.locate(url)
-        with data_errors():
-            digest = sha256_of(url, self.options)
+        digest = self._sha256(url, size)
         if self._digests is not None and etag is not None:
             self._digests[key] = digest
         return digest
+
+    def _sha256(self, url: str, size: int) -> str:
+        if size <= _CHUNK:
+            return digest_bytes(self.read(url))
+        digest = hashlib.sha256()
+        with self.open(url) as file, reading(url):
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
 
     def expand(self, urls: list[str], suffixes: tuple[str, ...] = ()) -> list[str]:
         """Files, patterns and folders to files; of a folder's files those with a suffix.
@@ -218,3 +227,5 @@ def reading(url: str) -> Iterator[None]:
             yield
     except FileNotFoundError:
         raise DataError(f"{url}: there is no such file (or bucket)") from None
+    except IsADirectoryError:
+        raise DataError(f"{url}: is a folder, expected a file") from None

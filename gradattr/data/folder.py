@@ -80,8 +80,8 @@ class FolderReader:
         root = root.rstrip("/")
         with reading(self.spec.url):
             infos = system.find(root, detail=True, withdirs=False)
-            below = self._linked_folders(root) if system.protocol[0] == "file" else {}
-            for link in below:
+            local = system.protocol[0] == "file" and root not in infos
+            for link in self._linked_folders(root) if local else ():
                 infos.update(system.find(link, detail=True))
         if not infos or root in infos:
             what = "is a file, expected a folder" if root in infos else "no such folder, or empty"
@@ -105,6 +105,8 @@ class FolderReader:
 
     def _linked_folders(self, root: str) -> list[str]:
         """Links to folders directly below the root (fsspec does not follow them)."""
+        if not Path(root).is_dir():
+            return []
         links = [
             path for path in sorted(Path(root).iterdir()) if path.is_symlink() and path.is_dir()
         ]

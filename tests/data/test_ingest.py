@@ -45,9 +45,7 @@ def test_the_same_command_again_writes_only_what_is_missing(library, tmp_path):
     content = files[2].read_bytes()
     files[2].unlink()
     told = []
-    again = ingest(
-        library["npz"], str(to), shard_rows=10, on_part=lambda *part: told.append(part)
-    )
+    again = ingest(library["npz"], str(to), shard_rows=10, on_part=lambda *part: told.append(part))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert again.digest() == first.digest()
     assert files[2].read_bytes() == content
