@@ -23,6 +23,9 @@ T = TypeVar("T")
 #: Bytes of activations kept for the backward pass at once. On a CPU this gives 8 images of 224
 #: pixels in a ResNet-18 and 128 of 32 pixels in a ResNet-20, where throughput is flat.
 CPU_BUDGET = 128 * 2**20
+#: Below 8 images the weights are read too often for too little work: worth more memory, up to this.
+SMALL_BATCH = 8
+CPU_BUDGET_OF_SMALL_BATCH = 2**30
 CUDA_SHARE_OF_TOTAL = 0.25
 CUDA_SHARE_OF_FREE = 0.5
 
@@ -42,7 +45,7 @@ def activation_bytes(evaluator: Evaluator, example: Tensor) -> int:
 
     The difference between two examples and one, so that weights do not count.
     """
-    one = example[:1]
+    one = example[:1].clone()
     return max(1, _saved_bytes(evaluator, torch.cat([one, one])) - _saved_bytes(evaluator, one))
 
 
@@ -54,10 +57,9 @@ def choose_micro_batch(
     ``example`` (n, ...) stands for the inputs to come; only its first row is used.
     """
     device = device or example.device
-    budget = _budget(device)
     batch = LARGEST_BATCH.get(device.type, LARGEST_BATCH["cpu"])
     needed = activation_bytes(evaluator, example.to(device))
-    while batch > 1 and batch * needed > budget:
+    while batch > 1 and batch * needed > _budget(device, batch):
         batch //= 2
     return batch
 
@@ -111,12 +113,12 @@ def _saved_bytes(evaluator: Evaluator, x: Tensor) -> int:
     index = torch.zeros(len(x), dtype=torch.long, device=x.device)
     with torch.autograd.graph.saved_tensors_hooks(note, back):
         evaluator.gradients(h, index, logit)
-    return sum(saved.values()) + h.untyped_storage().nbytes()
+    return sum(saved.values()) + h.numel() * h.element_size()
 
 
-def _budget(device: torch.device) -> float:
+def _budget(device: torch.device, batch: int) -> float:
     if device.type != "cuda":
-        return CPU_BUDGET
+        return CPU_BUDGET if batch > SMALL_BATCH else CPU_BUDGET_OF_SMALL_BATCH
     free, total = torch.cuda.mem_get_info(device)
     return min(total * CUDA_SHARE_OF_TOTAL, free * CUDA_SHARE_OF_FREE)
 

@@ -54,7 +54,10 @@ class _OneInput(nn.Module):
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
-    """The graph of ``model`` (eval mode), sharing its modules: input in, output out.
+    """The graph of ``model`` (eval mode): input in, output out.
+
+    It shares the modules of ``model``, whose in-place activations it makes ordinary ones: trace a
+    copy.
 
     Raises Untraceable if there is no such graph, or if it changes tensors in place in a way that
     cannot be rewritten.

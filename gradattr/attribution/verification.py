@@ -70,9 +70,10 @@ def ask(evaluator: Evaluator, x: Tensor) -> Answer:
 def check_model(model: nn.Module, x: Tensor) -> None:
     """Raise MethodError unless the model maps x (n, ...) to differentiable logits (n, classes)."""
     name = f"the model {type(model).__name__}"
+    leaf = x.clone().requires_grad_(True)
     try:
         with torch.enable_grad():
-            logits = model(x.clone().requires_grad_(True).clone())
+            logits = model(leaf.clone())
     except Exception as error:  # a user's forward can raise anything
         raise MethodError(
             f"{name} failed on an input of shape {tuple(x.shape)}, {x.dtype}: "
@@ -93,6 +94,10 @@ def check_model(model: nn.Module, x: Tensor) -> None:
             f"{name} gives logits that are no differentiable function of its input; remove "
             "torch.no_grad() or detach() from its forward"
         )
+    try:
+        torch.autograd.grad(logits.sum(), leaf)
+    except RuntimeError as error:
+        raise MethodError(f"{name} cannot be differentiated: {error}") from error
 
 
 def as_it_is(model: nn.Module, x: Tensor) -> Question:
