@@ -42,7 +42,7 @@ def test_the_mathematics() -> None:
         "Sample",
         "Uniform",
         "attribute",
-        "catalogue",
+        "concatenate",
         "expected_gradients",
         "gradient",
         "gradient_shap",
@@ -56,6 +56,7 @@ def test_the_mathematics() -> None:
         "smoothgrad",
         "smoothgrad_x_input",
         "squaregrad",
+        "tune",
         "vargrad",
     ]
     assert all(getattr(attribution, name) for name in attribution.__all__)

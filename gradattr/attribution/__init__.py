@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gradattr.attribution.passes import attribute
     from gradattr.attribution.requests import MethodRequest, method_request
     from gradattr.attribution.result import Attribution, concatenate
+    from gradattr.attribution.tuned import tune
 
 _HOMES = {
     "baselines": (
@@ -71,6 +72,7 @@ _HOMES = {
     "passes": ("attribute",),
     "requests": ("MethodRequest", "method_request"),
     "result": ("Attribution", "concatenate"),
+    "tuned": ("tune",),
 }
 #: Not among them: ``catalogue.catalogue``, whose name is its module's.
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

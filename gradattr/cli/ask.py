@@ -22,7 +22,7 @@ def validate_manifest(path: str, overrides: list[str], as_json: bool) -> None:
     from gradattr.work.prepare import prepare
 
     prepared = prepare(manifest)
-    notes = preflight(prepared)
+    notes = preflight(prepared.context)
     plan = prepared.plan
     if as_json:
         print_json({"valid": True, "run_id": plan.run_id, "rows": plan.rows, "notes": notes})

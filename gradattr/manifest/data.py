@@ -149,6 +149,12 @@ def _expand_data(value: Any) -> Any:
 DataSpec = Annotated[AnyData, BeforeValidator(_expand_data)]
 
 
+class DataFile(Spec):
+    """A file that holds a data part and nothing else: for ``gradattr ingest``."""
+
+    data: DataSpec
+
+
 class Preprocess(Spec):
     """From decoded pixels to the model's input, in this order: colour, resize, crop, scale to
     [0, 1], normalise. The rule for colours: palette, CMYK, YCbCr, LA and RGBA become RGB (alpha
@@ -181,6 +187,7 @@ __all__ = [
     "AnyData",
     "CifarData",
     "DataBase",
+    "DataFile",
     "DataSpec",
     "DigitsData",
     "FolderData",

@@ -12,12 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from gradattr.errors import ManifestError
+from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.data import AnyData, DataFile
 from gradattr.manifest.diagnostics import explain, report, show
 from gradattr.manifest.hints import nearest
 from gradattr.manifest.kinds import KINDS, Manifest
@@ -26,6 +28,8 @@ from gradattr.manifest.overrides import apply_overrides
 from gradattr.manifest.secrets import find_secrets, redact
 from gradattr.manifest.shapes import listing, quoted
 from gradattr.manifest.yaml_source import MAX_BYTES, YamlFaults, decode, read_tree
+
+M = TypeVar("M", bound=BaseModel)
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -43,14 +47,23 @@ def load_manifest(
 
     Raises ManifestError (exit code 2) that lists every fault.
     """
-    name = str(source)
-    match = _SCHEME.match(name)
-    if match and match.group(1).lower() != "file":
-        if read is None:
-            raise ManifestError(f"{name}: only local files can be read here; download it first")
-        return parse_manifest(read(name), file=name, overrides=overrides)
-    path = Path(unquote(urlsplit(name).path)) if match else Path(source)
-    return parse_manifest(_read_file(path), file=name, overrides=overrides)
+    name, text = _open(source, read)
+    return parse_manifest(text, file=name, overrides=overrides)
+
+
+def load_data(
+    source: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    read: Callable[[str], bytes] | None = None,
+) -> AnyData:
+    """The ``data:`` part of a manifest, or of a file that holds nothing else.
+
+    Raises ManifestError as ``load_manifest`` does.
+    """
+    name, text = _open(source, read)
+    data: AnyData = _parse(text, name, overrides, _validate_data)
+    return data
 
 
 def parse_manifest(
@@ -62,6 +75,32 @@ def parse_manifest(
     ``file:line:column: key.path: what was given, what was expected, what was probably meant``.
     No message repeats a secret.
     """
+    manifest: Manifest = _parse(text, file, overrides, _validate)
+    return manifest
+
+
+def resolved(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as JSON values with every default filled in; ``${NAME}`` stays as it is."""
+    return manifest.model_dump(mode="json")
+
+
+def _open(source: str | Path, read: Callable[[str], bytes] | None) -> tuple[str, bytes]:
+    """The source's name in messages, and its bytes."""
+    name = str(source)
+    match = _SCHEME.match(name)
+    if match and match.group(1).lower() != "file":
+        if read is None:
+            raise ManifestError(f"{name}: only local files can be read here; download it first")
+        return name, read(name)
+    return name, _read_file(Path(unquote(urlsplit(name).path)) if match else Path(source))
+
+
+def _parse(
+    text: str | bytes,
+    file: str,
+    overrides: Sequence[str],
+    validate: Callable[[MappingNode], tuple[Any, list[Fault]]],
+) -> Any:
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     decoded = decode(data, file)
     hidden: list[str] = []
@@ -72,7 +111,7 @@ def parse_manifest(
         secret_faults, hidden = find_secrets(mapping, decoded, file)
         hidden += option_secrets
         faults = [*faults, *option_faults, *secret_faults]
-        manifest, more = _validate(mapping)
+        found, more = validate(mapping)
     except YamlFaults as error:
         hidden += find_secrets(MappingNode(Place(file)), decoded, file)[1]
         raise ManifestError(redact(str(report(error.faults)), hidden)) from None
@@ -80,13 +119,8 @@ def parse_manifest(
     faults += [fault for fault in more if (fault.place, fault.path) not in taken]
     if faults:
         raise ManifestError(redact(str(report(faults)), hidden))
-    assert manifest is not None
-    return manifest
-
-
-def resolved(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as JSON values with every default filled in; ``${NAME}`` stays as it is."""
-    return manifest.model_dump(mode="json")
+    assert found is not None
+    return found
 
 
 def _read_file(path: Path) -> bytes:
@@ -131,6 +165,22 @@ def _validate(root: MappingNode) -> tuple[Manifest | None, list[Fault]]:
         meant = nearest(kind.text, KINDS) if isinstance(kind, ScalarNode) else None
         hint = f"; did you mean '{meant}'?" if meant else ""
         return None, [Fault(kind.place, ("kind",), f"{show(kind)} is not one of {words}{hint}")]
+    return _checked(model, root)
+
+
+def _validate_data(root: MappingNode) -> tuple[AnyData | None, list[Fault]]:
+    """A manifest of any kind, or a mapping with nothing but 'data'."""
+    if "kind" in root.values:
+        manifest, faults = _validate(root)
+        if manifest is not None and not isinstance(manifest, AttributeManifest):
+            message = f"kind '{manifest.kind}' has no 'data' of its own"
+            return None, [Fault(root.place, ("data",), message)]
+        return (None if manifest is None else manifest.data), faults
+    file, faults = _checked(DataFile, root)
+    return (None if file is None else file.data), faults
+
+
+def _checked(model: type[M], root: MappingNode) -> tuple[M | None, list[Fault]]:
     try:
         return model.model_validate(plain(root)), []
     except ValidationError as error:
@@ -139,4 +189,4 @@ def _validate(root: MappingNode) -> tuple[Manifest | None, list[Fault]]:
     return None, explain(found, model, root)
 
 
-__all__ = ["load_manifest", "parse_manifest", "resolved"]
+__all__ = ["load_data", "load_manifest", "parse_manifest", "resolved"]

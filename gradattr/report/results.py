@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from gradattr.errors import UsageError
 from gradattr.manifest.operation import Store
+from gradattr.report.summary import summarise
 from gradattr.storage.commit import read_commit, read_run
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.query import open_query
@@ -99,8 +100,6 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the summary as a small table."""
-        from gradattr.report.summary import summarise
-
         summary = summarise(self)
         accuracy = summary["accuracy"]
         head = f"<b>{html.escape(self.run_id)}</b>: {summary['rows']} rows"

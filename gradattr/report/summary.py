@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
-from gradattr.report.results import Run
+import pyarrow as pa
+
+from gradattr.storage.commit import Commit
+
+
+class Summarised(Protocol):
+    """What a summary needs of a run."""
+
+    run_id: str
+    commit: Commit
+
+    @property
+    def uri(self) -> str: ...
+    @property
+    def manifest(self) -> dict[str, Any]: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def methods(self) -> list[str]: ...
+    @property
+    def tables(self) -> list[str]: ...
+    def sql(self, text: str) -> pa.Table: ...
+
 
 _METHODS = """
 SELECT method,
@@ -29,7 +51,7 @@ FROM training GROUP BY model ORDER BY model DESC
 """
 
 
-def summarise(run: Run) -> dict[str, Any]:
+def summarise(run: Summarised) -> dict[str, Any]:
     """JSON of what ``gradattr show`` prints: rows, bytes, accuracy, a line per method, training."""
     summary: dict[str, Any] = {
         "run_id": run.run_id,
@@ -59,7 +81,7 @@ def summarise(run: Run) -> dict[str, Any]:
     return summary
 
 
-def _notes(run: Run, summary: dict[str, Any]) -> list[str]:
+def _notes(run: Summarised, summary: dict[str, Any]) -> list[str]:
     notes = []
     if summary["errors"]:
         kinds = ", ".join(f"{count} {status}" for status, count in summary["errors"].items())
@@ -68,7 +90,7 @@ def _notes(run: Run, summary: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _agreement_notes(run: Run) -> list[str]:
+def _agreement_notes(run: Summarised) -> list[str]:
     """What 'mixed' precision changed, measured on a sample of every shard: nobody need trust it."""
     worst: dict[str, float] = {}
     for record in run.commit.records:

@@ -64,7 +64,7 @@ def run(
     if commit is not None:
         listener(Event("complete", f"{plan.run_id} is already complete"))
         return _result(store, commit, already_complete=True)
-    for note in preflight(prepared):
+    for note in preflight(prepared.context):
         listener(Event("note", note))
     capabilities = store.probe()
     create_run(store, plan.run_json())

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
-from gradattr.attribution.agreement import agreement
+from gradattr.attribution.agreement import Agreement, agreement
 from gradattr.attribution.microbatch import halve_on_oom
 from gradattr.attribution.passes import attribute
 from gradattr.attribution.result import Attribution
 from gradattr.data.registry import read_shard
 from gradattr.data.types import Batch, RowError, ShardRef
-from gradattr.errors import ShardError
 from gradattr.plan import Task
 from gradattr.seeds import sample_seeds
 from gradattr.storage.objects import open_store
@@ -53,7 +52,7 @@ def attribute_shard(context: RunContext, task: Task) -> dict[str, Any]:
             continue
         if compared is None and loaded.reference is not None:
             compared = _agreement(loaded, batch, manifest.seed)
-        rows.add_batch(batch, _attributions(loaded, batch, manifest.seed, task))
+        rows.add_batch(batch, _attributions(loaded, batch, manifest.seed))
     extra = _extra(rows, loaded, compared)
     writer.finish(rows=shard.rows, row_ids=rows.row_ids, extra=extra)
     return extra
@@ -91,9 +90,9 @@ def _without_wrong_labels(batch: Batch, num_classes: int) -> Batch:
     )
 
 
-def _attributions(loaded: Loaded, batch: Batch, seed: int, task: Task) -> list[Group]:
+def _attributions(loaded: Loaded, batch: Batch, seed: int) -> list[Group]:
     return [
-        Group(kept, _attribute(loaded, batch, kept, wanted, seed, task))
+        Group(kept, _attribute(loaded, batch, kept, wanted, seed))
         for kept, wanted in _groups(loaded, batch)
     ]
 
@@ -114,7 +113,7 @@ def _groups(loaded: Loaded, batch: Batch) -> Iterator[tuple[list[int], list[int]
 
 
 def _attribute(
-    loaded: Loaded, batch: Batch, kept: list[int], wanted: list[int], seed: int, task: Task
+    loaded: Loaded, batch: Batch, kept: list[int], wanted: list[int], seed: int
 ) -> list[Attribution]:
     x = batch.x[kept].to(loaded.device, non_blocking=True)
     labels = batch.labels[kept].to(loaded.device)
@@ -132,10 +131,7 @@ def _attribute(
             batch_size=batch_size,
         )
 
-    try:
-        results, used = halve_on_oom(at, loaded.batch_size)
-    except MemoryError as error:
-        raise ShardError(f"shard {task.stage}/{task.key}: {error}") from None
+    results, used = halve_on_oom(at, loaded.batch_size)
     # What did not fit once will not fit in this worker's next batch either.
     loaded.batch_size = used
     return results
@@ -165,9 +161,18 @@ def _agreement(loaded: Loaded, batch: Batch, seed: int) -> dict[str, Any]:
         for evaluator in (loaded.reference, loaded.evaluator)
     ]
     return {
-        exact.method: agreement(exact.maps, fast.maps)
+        exact.method: _medians(agreement(exact.maps, fast.maps))
         for exact, fast in zip(*both, strict=True)
         if exact.evaluations > 0
+    }
+
+
+def _medians(found: Agreement) -> dict[str, float | int]:
+    return {
+        "images": len(found.spearman),
+        "spearman_median": float(found.spearman.median()),
+        "spearman_minimum": float(found.spearman.min()),
+        "top_overlap_median": float(found.top_overlap.median()),
     }
 
 

@@ -102,7 +102,7 @@ def _prepare_attribute(
         manifest, manifest.model, preprocess, shape, classes, store, indexes
     )
     pools = _pools(manifest, indexes)
-    _check_methods(manifest, preprocess)
+    _check_methods(manifest, preprocess, classes)
     stand_in_requests(manifest, shape, classes)
     inputs = {
         "data": {"digest": index.digest(), "format": index.format, "rows": index.rows},
@@ -297,7 +297,10 @@ def _check_labels(manifest: AttributeManifest, index: DataIndex) -> None:
             )
 
 
-def _check_methods(manifest: AttributeManifest, preprocess: Preprocess) -> None:
+def _check_methods(manifest: AttributeManifest, preprocess: Preprocess, classes: int) -> None:
+    for target in [manifest.target, *(method.target for method in manifest.methods)]:
+        if isinstance(target, int) and target >= classes:
+            raise MethodError(f"target {target}: the model has classes 0 to {classes - 1}")
     for method in manifest.methods:
         if not isinstance(method, IntegratedGradientsMethod | ExpectedGradientsMethod):
             continue

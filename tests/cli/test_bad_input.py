@@ -111,7 +111,7 @@ def test_a_model_that_does_not_take_the_images(refused: Any, tmp_path: Path) -> 
         model = "model: {arch: 'python:shapes_net:net', num_classes: 10, weights: w.pt}\n"
         before = sorted(tmp_path.rglob("*"))
         assert before
-        assert "1x8x8" in refused(HEAD + DIGITS + model)
+        assert "1 x 8 x 8" in refused(HEAD + DIGITS + model)
     finally:
         sys.path.remove(str(tmp_path))
 

@@ -126,9 +126,7 @@ def test_a_query_that_is_no_question_is_refused(
 
 
 def test_an_endless_query_is_interrupted(gradattr: Any, finished: tuple[Path, str]) -> None:
-    sql = (
-        "SELECT count(*) FROM range(1000000000) a, range(1000000) b WHERE a.range % 7 = b.range"
-    )
+    sql = "SELECT count(*) FROM range(1000000000) a, range(1000000) b WHERE a.range % 7 = b.range"
     done = gradattr("query", finished[1], sql, "--store", str(finished[0]), "--timeout", "0.5")
     assert (done.code, "interrupted" in done.err) == (2, True)
 
