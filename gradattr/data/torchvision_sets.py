@@ -66,7 +66,7 @@ class TorchvisionReader:
                 digest_bytes(np.ascontiguousarray(arrays).data.cast("B")),
             )
         elif rows:
-            size, digest = self._digest_files(dataset, rows)
+            size, digest = self._digest_images(dataset, min(rows, self.spec.limit or rows))
             width, height = dataset[0][0].size
             shape = [3, height, width]
         else:
@@ -126,8 +126,9 @@ class TorchvisionReader:
         spec = self.spec
         names = [name for name in datasets.__all__ if _is_dataset(getattr(datasets, name))]
         if spec.name not in names:
-            near = difflib.get_close_matches(spec.name, names, 1, 0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            lower = {name.lower(): name for name in names}
+            near = difflib.get_close_matches(spec.name.lower(), lower, 1)
+            hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
             raise DataError(f"torchvision has no data set {spec.name!r}{hint}")
         scheme, separator, rest = spec.root.partition("://")
         if separator and scheme.lower() != "file":
@@ -164,7 +165,7 @@ class TorchvisionReader:
                 f"{str(error)[:200]}){advice}"
             ) from None
 
-    def _digest_files(self, dataset: Any, rows: int) -> tuple[int, str]:
+    def _digest_images(self, dataset: Any, rows: int) -> tuple[int, str]:
         """(bytes, digest) over the decoded images; 'quick': over the number of rows."""
         if self.spec.digest == "quick":
             return 0, digest_json(["quick", self.spec.name, self.spec.split, rows])
