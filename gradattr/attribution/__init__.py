@@ -110,6 +110,7 @@ __all__ = [
     "smoothgrad",
     "smoothgrad_x_input",
     "squaregrad",
+    "tune",
     "vargrad",
 ]
 
