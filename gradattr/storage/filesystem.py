@@ -28,6 +28,7 @@ _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
 _POOL = 32
 _CHUNK = 1 << 20
+_BLOCK = 8 << 20
 
 _URL = TypeAdapter(Url)
 _EXTRAS = {"gs": "gcsfs", "az": "adlfs"}
@@ -69,7 +70,8 @@ def open_filesystem(url: str, options: S3Options | None = None) -> tuple[Abstrac
 
         return LocalFileSystem(), str(Path(rest).absolute())
     if scheme == "s3":
-        filesystem = s3_filesystem(options or S3Options())
+        # fsspec shares instances of equal arguments; the block size sets this one apart.
+        filesystem = s3_filesystem(options or S3Options(), default_block_size=_BLOCK)
         # Bodies that are cut short are read once more; requests are botocore's business.
         filesystem.retries = 2
         return filesystem, rest

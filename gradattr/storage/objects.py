@@ -42,7 +42,7 @@ def open_store(store: Store | str) -> ObjectStore:
 def _remote_backend(spec: Store, scheme: str, path: str, **s3: Any) -> Backend:
     if scheme == "s3":
         options = S3Options.from_store(spec)
-        return S3Backend(s3_filesystem(options, skip_instance_cache=True, **s3), path)
+        return S3Backend(s3_filesystem(options, **s3), path)
     return RemoteBackend(open_filesystem(spec.url)[0], scheme, path)
 
 

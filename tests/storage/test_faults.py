@@ -25,9 +25,13 @@ Make = Callable[..., SmallRun]
 SEED = 20261122
 
 
-@pytest.fixture(params=["moto", "rclone"])
+BOTH = pytest.mark.parametrize("server", ["moto", "rclone"], indirect=True)
+
+
+@pytest.fixture
 def server(request: pytest.FixtureRequest) -> S3Server:
-    running: S3Server = request.getfixturevalue(request.param)
+    """rclone, unless a test asks for both kinds (with and without conditional PUT)."""
+    running: S3Server = request.getfixturevalue(getattr(request, "param", "rclone"))
     return running
 
 
@@ -78,6 +82,7 @@ def test_503_three_times_changes_nothing(
     assert len(data_objects(store, run)) == 9
 
 
+@BOTH
 def test_503_for_long_fails_with_few_requests_and_resumes(
     store: ObjectStore, proxy: FaultProxy, small_run: Make
 ) -> None:
@@ -103,6 +108,7 @@ def test_resets_and_latency(
     finish(store, small_run())
 
 
+@BOTH
 def test_a_lost_reply_counts_one_object(
     store: ObjectStore, proxy: FaultProxy, small_run: Make
 ) -> None:
@@ -124,6 +130,7 @@ def test_a_lost_reply_counts_one_object(
     assert rows_of(store, run) == list(range(4))
 
 
+@BOTH
 def test_every_reply_lost_is_settled_by_looking(store: ObjectStore, proxy: FaultProxy) -> None:
     proxy.fault = lambda request: "lost" if request.method == "PUT" else None
     assert store.put_new("a", b"one")
@@ -143,6 +150,7 @@ def test_a_torn_upload_leaves_nothing(
     finish(store, run)
 
 
+@BOTH
 def test_late_duplicates_of_writes_change_nothing(
     store: ObjectStore, proxy: FaultProxy, small_run: Make
 ) -> None:
@@ -227,6 +235,7 @@ def test_nothing_that_counts_is_found_by_listing(
     assert not [request for request in proxy.requests if "list-type" in request.path]
 
 
+@BOTH
 def test_random_faults_never_change_the_rows(
     store: ObjectStore, proxy: FaultProxy, small_run: Make
 ) -> None:

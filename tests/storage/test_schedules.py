@@ -28,6 +28,7 @@ from gradattr.storage.gc import collect
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.reader import read_table
+from gradattr.storage.sealed import seal
 from gradattr.storage.verify import verify_run
 
 from .conftest import METHODS, SmallRun
@@ -190,13 +191,12 @@ class Schedule:
             self._changed.notify_all()
 
 
-def drive(store: ObjectStore, run: SmallRun, jitter: float) -> bytes | None:
-    """The command: claim, write what is missing, commit."""
+def drive(store: ObjectStore, run: SmallRun, jitter: float) -> bytes:
+    """The command: claim, write what is missing, commit. Returns what it says was committed."""
     create_run(store, run.json)
     for _, key in missing_shards(store, run.json):
         run.write_shard(store, int(key), jitter=jitter)
-    commit_run(store, run.json)
-    return store.get(RunPaths(run.run_id).commit)
+    return seal(commit_run(store, run.json).to_json())
 
 
 def open_memory(memory: Memory, schedule: Schedule | None = None, name: int = 0) -> ObjectStore:
@@ -209,9 +209,7 @@ def run_schedule(memory: Memory, run: SmallRun, steps: list[tuple[int, str]]) ->
 
     def work(name: int) -> None:
         try:
-            data = drive(open_memory(memory, schedule, name), run, jitter=name + 1.0)
-            if data is not None:
-                commits.append(data)
+            commits.append(drive(open_memory(memory, schedule, name), run, jitter=name + 1.0))
         except (Crash, GradattrError):
             pass
         finally:
@@ -258,7 +256,7 @@ def test_any_schedule_ends_in_every_row_once(
     commits = run_schedule(memory, run, steps)
     last = open_memory(memory)
     final = drive(last, run, jitter=9.0)
-    assert final is not None
+    assert last.get(RunPaths(run.run_id).commit) == final
     if conditional:
         assert set(commits) <= {final}, "a driver said done, and the commit is another one"
     check(last, run)

@@ -79,12 +79,12 @@ def test_a_second_attempt_keeps_the_first_record(any_store: ObjectStore, small_r
 
 @pytest.mark.parametrize("damage", ["truncate", "empty", "edit", "digest", "junk", "foreign"])
 def test_a_damaged_record_counts_as_absent_and_is_replaced(
-    any_store: ObjectStore, small_run: Make, damage: str
+    local: ObjectStore, small_run: Make, damage: str
 ) -> None:
     run = small_run()
-    run.write_shard(any_store, 0)
+    run.write_shard(local, 0)
     key = RunPaths(run.run_id).record("attribute", "00000")
-    data = any_store.get(key)
+    data = local.get(key)
     assert data is not None
     value = json.loads(data)
     damaged = {
@@ -93,29 +93,29 @@ def test_a_damaged_record_counts_as_absent_and_is_replaced(
         "edit": json.dumps(value | {"rows": 5}).encode(),
         "digest": json.dumps(value | {"digest": "0" * 64}).encode(),
         "junk": b"\xff\xfe[1,2",
-        "foreign": small_run(seed=9).write_shard(any_store, 0).to_json(),
+        "foreign": small_run(seed=9).write_shard(local, 0).to_json(),
     }[damage]
-    any_store.put(key, damaged if isinstance(damaged, bytes) else json.dumps(damaged).encode())
-    assert read(any_store, run) is None
-    again = run.write_shard(any_store, 0)
-    assert read(any_store, run) == again
+    local.put(key, damaged if isinstance(damaged, bytes) else json.dumps(damaged).encode())
+    assert read(local, run) is None
+    again = run.write_shard(local, 0)
+    assert read(local, run) == again
 
 
 @pytest.mark.parametrize("damage", ["delete", "shorten"])
 def test_a_record_whose_file_is_gone_or_cut_counts_as_absent(
-    any_store: ObjectStore, small_run: Make, damage: str
+    local: ObjectStore, small_run: Make, damage: str
 ) -> None:
     run = small_run()
-    record = run.write_shard(any_store, 0)
+    record = run.write_shard(local, 0)
     key = RunPaths(run.run_id).absolute(record.tables["predictions"].files[0].key)
     if damage == "delete":
-        any_store.delete(key)
+        local.delete(key)
     else:
-        any_store.put(key, (any_store.get(key) or b"")[:-1])
-    assert read(any_store, run) is None
-    again = run.write_shard(any_store, 0)
+        local.put(key, (local.get(key) or b"")[:-1])
+    assert read(local, run) is None
+    again = run.write_shard(local, 0)
     assert again != record
-    assert read(any_store, run) == again
+    assert read(local, run) == again
 
 
 def test_another_runs_record_does_not_count(local: ObjectStore, small_run: Make) -> None:
