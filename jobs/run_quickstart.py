@@ -6,18 +6,18 @@ Every step is a command that is printed first, so that what you see is what you 
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
 from pathlib import Path
+
+from gradattr.cli.main import main as command
 
 FOLDER = Path("quickstart")
 MANIFEST = Path("manifests/digits_quickstart.yaml")
 SHEET = FOLDER / "maps.png"
 
 QUESTION = """
-SELECT a.method, count(*) AS images, avg(a.abs_total) AS mean_abs, \
-median(a.completeness_gap_relative) AS median_gap, \
-avg(p.confidence) FILTER (NOT p.correct) AS confidence_when_wrong \
+SELECT a.method, avg(a.abs_total) FILTER (p.correct) AS strength_when_right, \
+avg(a.abs_total) FILTER (NOT p.correct) AS strength_when_wrong \
 FROM attributions a JOIN predictions p USING (row) GROUP BY a.method ORDER BY a.method
 """.strip()
 
@@ -25,9 +25,12 @@ FROM attributions a JOIN predictions p USING (row) GROUP BY a.method ORDER BY a.
 def gradattr(*arguments: str) -> None:
     shown = " ".join(shlex.quote(argument) for argument in arguments)
     print(f"\n$ gradattr {shown}", flush=True)
-    code = subprocess.call([sys.executable, "-m", "gradattr.cli.main", *arguments])
-    if code:
-        sys.exit(code)
+    sys.argv = ["gradattr", *arguments]
+    try:
+        command()
+    except SystemExit as end:
+        if end.code:
+            raise
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -57,6 +57,9 @@ class TrainSpec(Spec):
 class ModelBase(Spec):
     """Fields that every architecture shares."""
 
+    brings_weights: ClassVar[bool] = False
+    """Whether an architecture may come with weights of its own."""
+
     num_classes: Annotated[int, Field(ge=2)] | None = None
     """Outputs of the model. Default: the number of classes of the data."""
     weights: str | None = None
@@ -73,7 +76,7 @@ class ModelBase(Spec):
             raise ValueError("give either weights or train, not both")
         if self.sha256 is not None and self.weights is None:
             raise ValueError("sha256 is the digest of weights, which is missing")
-        if self.weights is None and self.train is None:
+        if self.weights is None and self.train is None and not self.brings_weights:
             raise ValueError("the model has no weights: give 'weights: <url>' or a 'train:' block")
         return self
 
@@ -123,7 +126,10 @@ class TorchvisionModel(ModelBase):
 
 
 class PythonModel(ModelBase):
-    """Your own factory, importable where the tasks run."""
+    """Your own factory, importable where the tasks run. With neither ``weights`` nor ``train`` it
+    must return a ready model, the same one at every call."""
+
+    brings_weights: ClassVar[bool] = True
 
     arch: Literal["python"]
     factory: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")

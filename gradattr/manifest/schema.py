@@ -126,12 +126,13 @@ def _allow_store_url(definitions: JsonSchema) -> None:
 
 
 def _state_origin_of_weights(definitions: JsonSchema) -> None:
-    """Exactly one of ``weights`` and ``train``, in every model."""
+    """One of ``weights`` and ``train`` in every model; neither where it may bring its own."""
     given = {"weights": {"type": "string"}, "train": {"type": "object"}}
     one_of = [{"required": [key], "properties": {key: kind}} for key, kind in given.items()]
-    for definition in definitions.values():
+    neither = {"not": {"anyOf": one_of}}
+    for name, definition in definitions.items():
         if given.keys() <= definition.get("properties", {}).keys():
-            definition["oneOf"] = one_of
+            definition["oneOf"] = [*one_of, neither] if name == "PythonModel" else one_of
 
 
 def _need_train_block(definitions: JsonSchema) -> None:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
+import torch
 from torch import nn
 from torchvision.models import GoogLeNet, Inception3
 
 from gradattr.canonical import digest_bytes, digest_json
 from gradattr.errors import IntegrityError, ModelError
 from gradattr.manifest.model import AnyModel, PythonModel
-from gradattr.models.architectures import Shape, build_model
-from gradattr.models.files import weights_from_bytes
+from gradattr.models.architectures import Shape, build_model, describe
+from gradattr.models.files import save_weights, weights_from_bytes
 from gradattr.models.published import (
     adapt_published,
     fetch_published,
     is_published,
     published_digest,
 )
-from gradattr.models.python_factory import factory_digest
-from gradattr.models.state import load_state
+from gradattr.models.python_factory import call_factory, factory_digest
+from gradattr.models.state import check_finite, load_state
 from gradattr.models.trained import TrainedReference, read_weights
+from gradattr.retraining.random_state import isolated_random
 from gradattr.storage.commit import read_commit
 from gradattr.storage.filesystem import S3Options, read_bytes, sha256_of
 from gradattr.storage.objects import ObjectStore
@@ -58,7 +62,10 @@ def load_weights_into(
     ModelError if there are no such weights, they are refused, have another digest than the
     manifest or the plan says, do not fit the model, or are not finite.
     """
-    if is_published(spec):
+    if _brings_its_own(spec):
+        check_finite(model, describe(spec))
+        found, name = digest_bytes(save_weights(model)), describe(spec)
+    elif is_published(spec):
         data, name = fetch_published(spec)
         _check_sha256(spec, name, digest_bytes(data))
         load_state(model, adapt_published(weights_from_bytes(data, name)), name)
@@ -87,6 +94,11 @@ def weights_digest(spec: AnyModel, store: ObjectStore | None) -> str:
     carries the file's own digest); for 'run:<id>', that of the committed model's file. The digest
     of a user's own factory also covers its source file.
     """
+    if _brings_its_own(spec):
+        # As build_model does it, so that a factory that draws its weights draws the same ones.
+        with isolated_random(0):
+            model = call_factory(spec).to("cpu", torch.float32)
+        return _with_source(spec, digest_bytes(save_weights(model)))
     if is_published(spec):
         return published_digest(spec)
     weights = _named(spec)
@@ -96,6 +108,10 @@ def weights_digest(spec: AnyModel, store: ObjectStore | None) -> str:
         digest = sha256_of(weights, _options(store))
     _check_sha256(spec, weights, digest)
     return _with_source(spec, digest)
+
+
+def _brings_its_own(spec: AnyModel) -> TypeGuard[PythonModel]:
+    return isinstance(spec, PythonModel) and spec.weights is None and spec.train is None
 
 
 def _with_source(spec: AnyModel, digest: str) -> str:

@@ -73,7 +73,7 @@ def test_status_ls_and_verify(gradattr: Any, finished: tuple[Path, str]) -> None
     assert [s["rows_done"] for s in status["stages"]] == [100, 60]
     (listed,) = json.loads(gradattr("ls", "--store", str(store), "--json").out)
     assert (listed["run_id"], listed["rows"]) == (run_id, 60)
-    assert "every byte as committed" in gradattr("verify", run_id, "--store", str(store)).out
+    assert "every byte is as committed" in gradattr("verify", run_id, "--store", str(store)).out
 
 
 def test_show_has_a_line_per_method_and_a_picture(

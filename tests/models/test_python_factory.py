@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
 from gradattr.errors import ModelError
+from gradattr.manifest.model import PythonModel
 from gradattr.models.architectures import build_model
 from gradattr.models.python_factory import factory_digest
+from gradattr.models.weights import load_model, weights_digest
 
 SHAPE = (3, 4, 4)
 
@@ -59,3 +62,33 @@ def test_digest_follows_the_source(make_spec, user_module, tmp_path):
     source = tmp_path / f"{user_module}.py"
     source.write_text(source.read_text() + "\n# changed\n")
     assert factory_digest(spec) != before
+
+
+def test_a_factory_may_return_a_ready_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither weights nor train: what the factory returns is the model, and its digest counts."""
+    (tmp_path / "ready_net.py").write_text(
+        "import itertools\nimport torch\n\ncount = itertools.count()\n\n\n"
+        "def drawn():\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n\n\n"
+        "def other_each_time():\n"
+        "    model = drawn()\n"
+        "    torch.nn.init.constant_(model[1].bias, next(count))\n"
+        "    return model\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = PythonModel(arch="python", factory="ready_net:drawn")
+    digest = weights_digest(spec, None)
+    one = load_model(spec, None, shape=(1, 8, 8), num_classes=10, expected_digest=digest)
+    two = load_model(spec, None, shape=(1, 8, 8), num_classes=10, expected_digest=digest)
+    assert torch.equal(one[1].weight, two[1].weight)
+    changing = PythonModel(arch="python", factory="ready_net:other_each_time")
+    with pytest.raises(ModelError, match="changed after the run was planned"):
+        load_model(
+            changing,
+            None,
+            shape=(1, 8, 8),
+            num_classes=10,
+            expected_digest=weights_digest(changing, None),
+        )
