@@ -8,18 +8,25 @@ stored, as torchvision's training did. 32-bit float images have no agreed white 
 
 from __future__ import annotations
 
+import importlib
 import io
 import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
+
+
+def _jpeg_operator() -> Any:
+    importlib.import_module("torchvision")  # registers its operators
+    return getattr(torch.ops.image, "decode_jpeg", None)
+
 
 #: Nothing that starts another program (EPS) or that is no still image.
 FORMATS = ("JPEG", "PNG", "WEBP", "PPM", "BMP", "GIF", "TIFF")
@@ -41,6 +48,11 @@ _JPEG = b"\xff\xd8\xff"
 #: Pixels up to which torchvision decodes JPEG: it saves PIL's fixed cost, some fifty microseconds,
 #: and gives the same pixels. Its PNG decoder is not used: damaged files crash the process there.
 _SMALL = 128 * 128
+#: The operator itself, because the function around it is deprecated and warns for each image;
+#: None where a later torchvision has dropped it.
+_JPEG_OPERATOR = _jpeg_operator()
+#: torchvision's ImageReadMode.RGB.
+_RGB = 3
 #: Start of a baseline, extended or progressive frame.
 _FRAMES = (0xC0, 0xC1, 0xC2)
 #: Segments that may stand before the frame: applications' (without Adobe's, 0xEE), tables,
@@ -76,12 +88,13 @@ def decode_image(data: bytes, *, gray: bool = False, max_pixels: int = 50_000_00
     """
     check_encoded_bytes(len(data), max_pixels)
     plain = None if gray else _plain_jpeg_size(data)
-    if plain is not None and plain[0] * plain[1] <= _SMALL:
+    if plain is not None and plain[0] * plain[1] <= _SMALL and _JPEG_OPERATOR is not None:
         _check_pixels(*plain, max_pixels)
         try:
-            return decode_jpeg(
-                torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB
+            decoded: Tensor = _JPEG_OPERATOR(
+                torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB
             )
+            return decoded
         except RuntimeError:
             pass  # PIL has the last word on what is damaged
     with _quiet(), _open(data) as image:

@@ -127,6 +127,13 @@ def test_the_quick_decoder_gives_what_pil_gives(options, encode, pixels):
         assert torch.equal(decode_image(data), slow)
 
 
+def test_without_the_quick_decoder_nothing_changes(encode, pixels, monkeypatch):
+    data = encode(pixels[3], "JPEG")
+    quick = decode_image(data)
+    monkeypatch.setattr("gradattr.data.decode._JPEG_OPERATOR", None)
+    assert torch.equal(decode_image(data), quick)
+
+
 def test_gray_is_pils_luma(encode, pixels):
     expected = np.array(Image.fromarray(pixels[0]).convert("L"))
     assert torch.equal(decode_image(encode(pixels[0]), gray=True)[0], torch.from_numpy(expected))
