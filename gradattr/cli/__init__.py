@@ -1,0 +1,1 @@
+"""The command line: arguments and help in main.py, what a command does beside it."""

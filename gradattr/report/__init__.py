@@ -1,0 +1,1 @@
+"""Committed tables in; figures, summaries and pictures out."""

@@ -1,0 +1,1 @@
+"""Carrying out a plan: the driver, and the only code that knows Ray."""
