@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,16 @@ from gradattr.data.parquet_columns import (
     read_labels,
     require_column,
 )
+from gradattr.data.parquet_faults import (
+    DamagedError,
+    check_parts,
+    check_same_images,
+    check_unique,
+    damage,
+    group_errors,
+    open_parquet,
+    read_column,
+)
 from gradattr.data.raw import RawRows, check_labels, count_classes, no_labels, row_ids
 from gradattr.data.types import DataIndex, FileRef, ShardRef
 from gradattr.errors import DataError, ShardError
@@ -37,6 +48,21 @@ _KEEP_GROUP = 128 << 20
 _PROBE_ROWS = 1000
 
 
+@dataclass
+class _Found:
+    """What index() gathers from file to file."""
+
+    rows: int = 0
+    refs: list[FileRef] = field(default_factory=list)
+    labels: list[NDArray[np.int64]] = field(default_factory=list)
+    ids: list[pa.ChunkedArray] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    names: tuple[str, ...] | None = None
+    schema: pa.Schema | None = None
+    shape: list[int] | None = None
+    raw: bool = False
+
+
 class ParquetReader:
     """Rows in the order of files, then of rows; read by row group."""
 
@@ -46,57 +72,55 @@ class ParquetReader:
 
     def index(self) -> DataIndex:
         urls = self.files.expand(self.spec.files, (".parquet", ".pq"))
-        refs: list[FileRef] = []
-        labels: list[NDArray[np.int64]] = []
-        ids: list[pa.ChunkedArray] = []
-        names: tuple[str, ...] | None = None
-        shape: list[int] | None = None
-        first: pa.Schema | None = None
-        parts: list[dict[str, Any]] = []
-        row = 0
+        found = _Found()
+        whole = True
         for url in urls:
-            if self.spec.limit is not None and row >= self.spec.limit:
-                parts.clear()
+            if self.spec.limit is not None and found.rows >= self.spec.limit:
+                whole = False
                 break
-            size, digest = self.files.digest(url, self.spec.digest)
-            with self._open(url) as file:
-                schema = file.schema_arrow
-                column = self._image_column(schema, url)
-                _check_same_images(first, schema, column, url)
-                first = first or schema
-                parts.append(native_metadata(schema))
-                names = names or self._names(schema)
-                if self.spec.label is not None:
-                    labels.append(self._file_labels(file, names, url))
-                if (id_column := self._id_column(schema, url)) is not None:
-                    ids.append(self._file_ids(file, id_column, url))
-                if shape is None:
-                    shape = self._image_shape(file, column)
-                rows = file.metadata.num_rows
-            if rows:
-                refs.append(FileRef(url, size, digest, row, rows, {}))
-            row += rows
-        if urls != self.spec.files:
-            _check_parts(parts, self.spec.files[0])
-        self._check_ids(ids, row)
-        if row and shape is None:
+            self._look(url, found)
+        if whole and urls != self.spec.files:
+            check_parts(found.parts, self.spec.files[0])
+        self._check_ids(found)
+        if found.rows and found.shape is None:
             raise DataError(
                 f"{urls[0]}: none of the first images in column {self.spec.image!r} can be read"
             )
-        refs = [
-            FileRef(r.url, r.bytes, r.digest, r.first_row, r.rows, {"image": shape}) for r in refs
-        ]
-        raw = bool(refs) and column.kind == "raw"
-        merged = np.concatenate(labels) if labels else None
+        for ref in found.refs:
+            ref.extra["image"] = found.shape
+        labels = np.concatenate(found.labels) if found.labels else None
+        shape = found.shape
         return DataIndex(
             "parquet",
-            row,
-            tuple(refs),
-            count_classes(merged, names),
-            names,
+            found.rows,
+            tuple(found.refs),
+            count_classes(labels, found.names),
+            found.names,
             shape[0] if shape else None,
-            (shape[1], shape[2]) if shape and raw else None,
+            (shape[1], shape[2]) if shape and found.raw else None,
         )
+
+    def _look(self, url: str, found: _Found) -> None:
+        """Add one file to what was found."""
+        size, digest = self.files.digest(url, self.spec.digest)
+        with self._open(url) as file:
+            schema = file.schema_arrow
+            column = self._image_column(schema, url)
+            check_same_images(found.schema, schema, column, url)
+            found.schema = found.schema or schema
+            found.raw = column.kind == "raw"
+            found.parts.append(native_metadata(schema))
+            found.names = found.names or self._names(schema)
+            if self.spec.label is not None:
+                found.labels.append(self._file_labels(file, found.names, url))
+            if (id_column := self._id_column(schema, url)) is not None:
+                found.ids.append(self._file_ids(file, id_column, url))
+            if found.shape is None:
+                found.shape = self._image_shape(file, column)
+            rows = file.metadata.num_rows
+        if rows:
+            found.refs.append(FileRef(url, size, digest, found.rows, rows))
+        found.rows += rows
 
     def read(self, shard: ShardRef, batch_size: int) -> Iterator[RawRows]:
         stop = shard.start + shard.rows
@@ -160,7 +184,7 @@ class ParquetReader:
         if file.metadata.row_group(group).total_byte_size <= _KEEP_GROUP:
 
             def load() -> pa.Table:
-                with _group_errors(where):
+                with group_errors(where):
                     return file.read_row_group(group, columns=columns, use_threads=False)
 
             key = (ref.url, ref.digest, group, *columns)
@@ -169,10 +193,10 @@ class ParquetReader:
                 yield start, table.slice(start, min(batch_size, high - start))
             return
         at = 0
-        with _group_errors(where):
+        with group_errors(where):
             pieces = file.iter_batches(batch_size, [group], columns, use_threads=False)
         while at < high:
-            with _group_errors(where):
+            with group_errors(where):
                 piece = next(pieces, None)
             if piece is None:
                 raise ShardError(f"{where}: {at} rows, its metadata says more; it is damaged")
@@ -187,8 +211,8 @@ class ParquetReader:
         with self.files.open(url, ranges=True) as handle:
             try:
                 with reading(url):
-                    file = _parquet_file(handle)
-            except _DamagedError as error:
+                    file = open_parquet(handle)
+            except DamagedError as error:
                 raise DataError(
                     f"{url}: the Parquet footer is truncated or damaged ({error}); "
                     "get the file again"
@@ -214,12 +238,12 @@ class ParquetReader:
     ) -> NDArray[np.int64]:
         assert self.spec.label is not None
         require_column(file.schema_arrow, self.spec.label, "label", url)
-        labels = read_labels(_read_column(file, self.spec.label, url), names, url)
+        labels = read_labels(read_column(file, self.spec.label, url), names, url)
         check_labels(labels, len(names) if names else None, f"{url}: column {self.spec.label!r}")
         return labels
 
     def _file_ids(self, file: pq.ParquetFile, name: str, url: str) -> pa.ChunkedArray:
-        ids = _read_column(file, name, url)
+        ids = read_column(file, name, url)
         if ids.null_count:
             raise DataError(f"{url}: column {name!r} has {ids.null_count} null sample ids")
         try:
@@ -229,13 +253,12 @@ class ParquetReader:
                 f"{url}: column {name!r} is {ids.type}; sample ids are strings or integers"
             ) from None
 
-    def _check_ids(self, ids: list[pa.ChunkedArray], rows: int) -> None:
-        if not ids:
+    def _check_ids(self, found: _Found) -> None:
+        if not found.ids:
             return
-        merged = pa.chunked_array(
-            [chunk for part in ids for chunk in part.chunks], pa.large_string()
-        )
-        if len(merged) != rows:
+        chunks = [chunk for part in found.ids for chunk in part.chunks]
+        merged = pa.chunked_array(chunks, pa.large_string())
+        if len(merged) != found.rows:
             raise DataError(f"{self.spec.files[0]}: only some of the files have sample ids")
         check_unique(merged, self.spec.files[0])
 
@@ -255,94 +278,15 @@ class ParquetReader:
         return None
 
 
-def _check_parts(parts: list[dict[str, Any]], where: str) -> None:
-    """DataError if a folder holds only some of the files of one ``ingest``, or of several."""
-    tokens = {part.get("token") for part in parts}
-    if tokens in (set(), {None}):
-        return
-    total = next(part["parts"] for part in parts if "parts" in part)
-    if len(tokens) > 1:
-        raise DataError(f"{where}: holds files of more than one data set; separate them")
-    if len(parts) != total:
-        raise DataError(
-            f"{where}: {len(parts)} of {total} files of this ingested data set are there; run the "
-            "same 'gradattr ingest' again to complete it"
-        )
-
-
-def check_unique(ids: pa.ChunkedArray, where: str) -> None:
-    """DataError naming the first sample id that stands in more than one row."""
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return
-    counts = pc.value_counts(ids.combine_chunks())
-    several = counts.filter(pc.greater(counts.field("counts"), 1))
-    value, count = several[0].as_py()["values"], several[0].as_py()["counts"]
-    raise DataError(
-        f"{where}: sample ids are not unique: {value[:200]!r} stands in {count} rows, "
-        f"{len(several)} ids stand in more than one. Name a column of unique ids in 'id'"
-    )
-
-
-def _check_same_images(
-    first: pa.Schema | None, schema: pa.Schema, column: ImageColumn, url: str
-) -> None:
-    if first is not None and first.field(column.name).type != schema.field(column.name).type:
-        raise DataError(
-            f"{url}: column {column.name!r} is {schema.field(column.name).type}, in the files "
-            f"before it {first.field(column.name).type}; one data set has one type of image"
-        )
-
-
-def _read_column(file: pq.ParquetFile, name: str, url: str) -> pa.ChunkedArray:
-    try:
-        with reading(url), _damage():
-            return file.read(columns=[name], use_threads=False).column(name)
-    except _DamagedError as error:
-        raise DataError(f"{url}: column {name!r} cannot be read ({error})") from None
-
-
 def _encoded(file: pq.ParquetFile, group: int, column: ImageColumn) -> Iterator[bytes | None]:
     """Encoded images of a row group as far as they can be read; damage is told by its shard."""
     try:
-        with _damage():
+        with damage():
             for piece in file.iter_batches(64, [group], [column.name], use_threads=False):
                 yield from read_images(piece.column(0), column)[0]
-    except _DamagedError:
+    except DamagedError:
         return
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-class _DamagedError(Exception):
-    """What the Parquet reader says about damaged bytes, in one line."""
-
-
-@contextmanager
-def _damage() -> Iterator[None]:
-    """Damaged bytes as _DamagedError. Trouble of the file system has an errno, and passes."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        line = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise _DamagedError(line) from None
-
-
-def _parquet_file(handle: Any) -> pq.ParquetFile:
-    with _damage():
-        return pq.ParquetFile(handle, page_checksum_verification=True, pre_buffer=True)
-
-
-@contextmanager
-def _group_errors(where: str) -> Iterator[None]:
-    try:
-        with reading(where), _damage():
-            yield
-    except _DamagedError as error:
-        raise ShardError(
-            f"{where} cannot be read ({error}); its rows are lost until the file is replaced, "
-            "other shards are not affected"
-        ) from None
