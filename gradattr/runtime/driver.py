@@ -56,6 +56,13 @@ def run(
     Raises UsageError and its kin (nothing written), ConflictError, StoreError or ShardError
     (resumable), CheckError (too many bad rows; not committed), Interrupted (by a signal).
     """
+    with listen_for_stop() as stop:
+        return _run(manifest, listener, stop, open_executor)
+
+
+def _run(
+    manifest: Manifest, listener: Listener, stop: StopRequest, open_executor: OpenExecutor | None
+) -> RunResult:
     store = open_store(manifest.store)
     prepared = prepare(manifest, store)
     plan = prepared.plan
@@ -70,8 +77,7 @@ def run(
     create_run(store, plan.run_json())
     log = AttemptLog.start(store, plan.run_id, capabilities)
     try:
-        with listen_for_stop() as stop:
-            _run_stages(prepared, store, listener, log, stop, open_executor)
+        _run_stages(prepared, store, listener, log, stop, open_executor)
         _check_threshold(prepared, store)
         commit = commit_run(store, plan.run_json())
     except BaseException as error:
@@ -100,7 +106,7 @@ def _run_stages(
     missing = _missing(prepared, store)
     if not any(missing.values()):
         return
-    with _executor(prepared.context, open_executor) as executor:
+    with _executor(prepared.context, stop, open_executor) as executor, stop.patience():
         listener(Event("note", f"running on {executor.describe()}"))
         for stage in prepared.plan.stages:
             if missing[stage.name]:
@@ -110,10 +116,11 @@ def _run_stages(
                     f"stopped by {stop.signal_name}; finished shards are kept, and the same "
                     "command goes on from there"
                 )
+    stop.listen()
 
 
 def _executor(
-    context: RunContext, open_executor: OpenExecutor | None
+    context: RunContext, stop: StopRequest, open_executor: OpenExecutor | None
 ) -> AbstractContextManager[Executor]:
     if open_executor is not None:
         return open_executor(context)
@@ -122,6 +129,7 @@ def _executor(
     # Here and not above, so that a run without Ray does not load it.
     from gradattr.runtime.ray_executor import ray_executor
 
+    stop.listen()
     return ray_executor(context)
 
 
@@ -170,7 +178,7 @@ def _run_stage(
                 failed[outcome.key] = outcome
                 progress.emit("failed", f"{stage.name} {outcome.key}: {outcome.error}", outcome.key)
         tasks = again
-    if failed:
+    if failed and not stop.requested:
         raise ShardError(_failure_text(stage, failed, attempts))
 
 

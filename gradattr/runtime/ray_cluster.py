@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from gradattr.errors import UsageError
 from gradattr.manifest.operation import Runtime
+from gradattr.runtime.session_folder import session_folder
 
 #: Bytes. Only contexts and outcomes travel through the object store.
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
@@ -64,18 +63,21 @@ def connect(runtime: Runtime) -> Iterator[str]:
         "logging_level": "error",
         "configure_logging": True,
     }
-    if address == "local":
-        temporary = tempfile.mkdtemp(prefix="gradattr-ray-")
-        ray.init(
-            address="local",
-            num_cpus=_local_cpus(runtime),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=temporary,
-            **quiet,
-        )
-        description = f"a local Ray, {int(ray.cluster_resources().get('CPU', 0))} CPUs"
-    else:
+    with ExitStack() as stack:
+        folder = stack.enter_context(session_folder()) if address == "local" else None
+        # Before anything is started, so that an interrupted start is cleaned up too.
+        stack.callback(ray.shutdown)
+        if folder is not None:
+            ray.init(
+                address="local",
+                num_cpus=_local_cpus(runtime),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(folder),
+                **quiet,
+            )
+            yield f"a local Ray, {int(ray.cluster_resources().get('CPU', 0))} CPUs"
+            return
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -83,14 +85,7 @@ def connect(runtime: Runtime) -> Iterator[str]:
                 f"runtime.address {address}: cannot connect ({_first_line(error)}). Is the "
                 "cluster up, is the port right, and is RAY_AUTH_TOKEN the cluster's token?"
             ) from None
-        description = f"the cluster at {address}"
-        temporary = None
-    try:
-        yield description
-    finally:
-        ray.shutdown()
-        if temporary is not None:
-            _remove_tree(Path(temporary))
+        yield f"the cluster at {address}"
 
 
 def _local_cpus(runtime: Runtime) -> int | None:
@@ -101,12 +96,6 @@ def _local_cpus(runtime: Runtime) -> int | None:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _remove_tree(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_resources(runtime: Runtime) -> None:

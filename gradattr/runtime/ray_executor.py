@@ -10,9 +10,11 @@ from typing import Any
 
 import ray
 
+from gradattr.errors import ShardError
 from gradattr.manifest.operation import Runtime
 from gradattr.plan import Task
 from gradattr.runtime.executor import Executor, Stopped
+from gradattr.runtime.head_watch import HeadWatch
 from gradattr.runtime.ray_cluster import check_resources, connect
 from gradattr.work.context import RunContext
 from gradattr.work.outcome import Outcome
@@ -43,6 +45,11 @@ class RayExecutor:
         self._description = description
         self._context = ray.put(context.to_json())
         self._threads = max(1, int(runtime.cpus_per_task))
+        self._head: HeadWatch | None = None
+        if not runtime.address.startswith("ray://"):
+            # A client behind ray:// cannot see the head itself, and is told when it is gone.
+            self._head = HeadWatch(ray.get_runtime_context().gcs_address)
+        self._slots = 1
 
     def describe(self) -> str:
         return self._description
@@ -52,7 +59,8 @@ class RayExecutor:
         running: dict[Any, Task] = {}
         try:
             while (waiting and not stopped()) or running:
-                while waiting and len(running) < self._limit() and not stopped():
+                limit = self._limit()
+                while waiting and len(running) < limit and not stopped():
                     task = waiting.popleft()
                     running[self._submit(task)] = task
                 # The time-out lets a stop be noticed while every shard is long.
@@ -73,18 +81,28 @@ class RayExecutor:
         while running and time.monotonic() < deadline:
             done, _ = ray.wait(list(running), num_returns=1, timeout=0.5)
             for reference in done:
-                yield self._collect(reference, running.pop(reference))
+                task = running.pop(reference)
+                try:
+                    yield self._collect(reference, task)
+                except ShardError:
+                    # The signal has reached Ray's own processes too: there is nothing to wait for.
+                    return
 
     def _limit(self) -> int:
-        # Asked each time, because clusters grow and shrink.
+        # Asked each time, because clusters grow and shrink; but not of a head that is away,
+        # because that call would wait until Ray ends the process.
+        if self._head is None or self._head.is_there():
+            self._slots = self._count_slots()
+        if self._runtime.workers != "auto" and self._runtime.workers < self._slots:
+            return self._runtime.workers
+        return IN_FLIGHT_PER_SLOT * self._slots
+
+    def _count_slots(self) -> int:
         have = ray.cluster_resources()
         slots = int(have.get("CPU", 0) / self._runtime.cpus_per_task)
         if self._runtime.gpus_per_task:
             slots = min(slots, int(have.get("GPU", 0) / self._runtime.gpus_per_task))
-        slots = max(1, slots)
-        if self._runtime.workers != "auto" and self._runtime.workers < slots:
-            return self._runtime.workers
-        return IN_FLIGHT_PER_SLOT * slots
+        return max(1, slots)
 
     def _submit(self, task: Task) -> Any:
         return run_task.options(
@@ -98,6 +116,12 @@ class RayExecutor:
     def _collect(reference: Any, task: Task) -> Outcome:
         try:
             return ray.get(reference)
+        except ray.exceptions.LocalRayletDiedError:
+            # Ray ends the whole process at the next object that it would fetch.
+            raise ShardError(
+                "Ray's node process (raylet) on the driver's machine died; finished shards are "
+                "kept, and the same command goes on from there"
+            ) from None
         except ray.exceptions.OutOfMemoryError:
             text = "Ray ended the worker because the node ran out of memory"
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError):
@@ -113,4 +137,10 @@ def ray_executor(context: RunContext) -> Iterator[Executor]:
     runtime = context.manifest.runtime
     with connect(runtime) as description:
         check_resources(runtime)
-        yield RayExecutor(context, runtime, description)
+        try:
+            yield RayExecutor(context, runtime, description)
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            raise ShardError(
+                f"the connection to {description} was lost ({type(error).__name__}); finished "
+                "shards are kept, and the same command goes on from there"
+            ) from error

@@ -46,16 +46,23 @@ class Loaded:
     """What tuning did to the model, and what it left alone and why."""
 
 
-_cache: dict[str, Loaded] = {}
+_cache: dict[tuple[Any, ...], Loaded] = {}
 
 
 def load_for(context: RunContext) -> Loaded:
     """The run's models in this process; loaded on the first task, kept for the next ones."""
-    if context.fingerprint not in _cache:
+    manifest = context.manifest
+    # Besides the run: what a second attempt may ask for otherwise, after memory ran out.
+    key = (
+        context.fingerprint,
+        manifest.engine.batch_size,
+        choose_device(manifest.engine, manifest.runtime),
+    )
+    if key not in _cache:
         # One run at a time: a worker that serves many runs must not collect their models.
         _cache.clear()
-        _cache[context.fingerprint] = _load(context)
-    return _cache[context.fingerprint]
+        _cache[key] = _load(context)
+    return _cache[key]
 
 
 def _load(context: RunContext) -> Loaded:
