@@ -85,7 +85,10 @@ def _summary(store: ObjectStore, run_id: str) -> RunSummary:
 
 
 def progress(store: ObjectStore, run_json: Mapping[str, Any]) -> Progress:
-    """How many of the planned shards have a record; one listing per stage."""
+    """How many of the planned shards have a record; one listing per stage.
+
+    IntegrityError if the run's commit was cut short or edited.
+    """
     paths = RunPaths(run_json["run_id"])
     stages = []
     for stage in run_json["stages"]:
@@ -101,5 +104,5 @@ def progress(store: ObjectStore, run_json: Mapping[str, Any]) -> Progress:
                 rows=sum(rows for _, rows in stage["shards"]),
             )
         )
-    committed = store.head(paths.commit) is not None
+    committed = find_commit(store, run_json["run_id"]) is not None
     return Progress(run_json["run_id"], committed, tuple(stages))
