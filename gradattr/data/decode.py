@@ -8,6 +8,7 @@ stored, as torchvision's training did. 32-bit float images have no agreed white 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import struct
@@ -23,7 +24,10 @@ from PIL import Image
 from torch import Tensor
 
 
+@functools.cache
 def _jpeg_operator() -> Any:
+    """The operator itself, because the function around it is deprecated and warns for each image;
+    None where a later torchvision has dropped it. Loaded with the first small JPEG."""
     importlib.import_module("torchvision")  # registers its operators
     return getattr(torch.ops.image, "decode_jpeg", None)
 
@@ -48,9 +52,6 @@ _JPEG = b"\xff\xd8\xff"
 #: Pixels up to which torchvision decodes JPEG: it saves PIL's fixed cost, some fifty microseconds,
 #: and gives the same pixels. Its PNG decoder is not used: damaged files crash the process there.
 _SMALL = 128 * 128
-#: The operator itself, because the function around it is deprecated and warns for each image;
-#: None where a later torchvision has dropped it.
-_JPEG_OPERATOR = _jpeg_operator()
 #: torchvision's ImageReadMode.RGB.
 _RGB = 3
 #: Start of a baseline, extended or progressive frame.
@@ -88,12 +89,12 @@ def decode_image(data: bytes, *, gray: bool = False, max_pixels: int = 50_000_00
     """
     check_encoded_bytes(len(data), max_pixels)
     plain = None if gray else _plain_jpeg_size(data)
-    if plain is not None and plain[0] * plain[1] <= _SMALL and _JPEG_OPERATOR is not None:
+    small = plain is not None and plain[0] * plain[1] <= _SMALL
+    operator = _jpeg_operator() if small else None
+    if plain is not None and operator is not None:
         _check_pixels(*plain, max_pixels)
         try:
-            decoded: Tensor = _JPEG_OPERATOR(
-                torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB
-            )
+            decoded: Tensor = operator(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB)
             return decoded
         except RuntimeError:
             pass  # PIL has the last word on what is damaged

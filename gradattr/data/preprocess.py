@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
 
 from gradattr.errors import DataError
 from gradattr.manifest.data import Preprocess
@@ -54,6 +52,12 @@ def geometry(images: Tensor, preprocess: Preprocess) -> Tensor:
     """Colour, resize, crop: (n, c, h, w) -> (n, C, H, W), uint8 or float32 as it came."""
     images = _colour(images, preprocess).contiguous()
     size = resized(preprocess, images.shape[2], images.shape[3])
+    if size == tuple(images.shape[2:]) and preprocess.crop is None:
+        return images
+    # Here: it brings all of torchvision, whose import takes seconds.
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as F
+
     if size != tuple(images.shape[2:]):
         mode = InterpolationMode(preprocess.interpolation)
         images = F.resize(images, list(size), interpolation=mode, antialias=True)
@@ -67,10 +71,11 @@ def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
 
     Float images are in [0, 1] units already.
     """
-    x = F.convert_image_dtype(images, torch.float32)
+    x = images.float() / 255 if images.dtype == torch.uint8 else images.to(torch.float32, copy=True)
     if preprocess.mean is None or preprocess.std is None:
-        return x.clone() if x is images else x
-    return F.normalize(x, preprocess.mean, preprocess.std, inplace=x is not images)
+        return x
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocess.mean, preprocess.std))
+    return x.sub_(mean).div_(std)
 
 
 def preprocess_images(images: Tensor, preprocess: Preprocess) -> Tensor:

@@ -8,15 +8,13 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from torchvision import models
-from torchvision.transforms._presets import ImageClassification
 
 from gradattr.canonical import digest_bytes, digest_json
 from gradattr.errors import ModelError
 from gradattr.manifest.data import Preprocess
 from gradattr.manifest.model import AnyModel, ResNetModel, TorchvisionModel
 from gradattr.models.files import State
-from gradattr.models.torchvision_models import check_name
+from gradattr.models.torchvision_models import check_name, zoo
 
 PREFIX = "torchvision:"
 
@@ -55,6 +53,9 @@ def weights_preprocess(spec: AnyModel) -> Preprocess:
         )
     weights = find_published(spec)
     transforms = weights.transforms()
+    # Here: it brings all of torchvision, which most runs do without.
+    from torchvision.transforms._presets import ImageClassification
+
     if not isinstance(transforms, ImageClassification) or not transforms.antialias:
         raise ModelError(
             f"preprocess: the transforms of {weights} are not resize, centre crop and normalise; "
@@ -84,7 +85,7 @@ def find_published(spec: AnyModel) -> Any:
             "arch torchvision, resnet18 or resnet50 (stem imagenet), or a weights file"
         )
     check_name(name)
-    enum = models.get_model_weights(name)
+    enum = zoo().get_model_weights(name)
     wanted = (spec.weights or "").removeprefix(PREFIX).removeprefix(f"{enum.__name__}.")
     if wanted not in enum.__members__:
         names = ", ".join(enum.__members__) or "none"

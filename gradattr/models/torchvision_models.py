@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import difflib
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from torch import nn
-from torchvision import models
 
 from gradattr.errors import ModelError
 
 Shape = tuple[int, int, int]
+
+
+def zoo() -> ModuleType:
+    """torchvision.models, imported when a model of it is first asked for: it takes seconds, which
+    a run without one need not wait."""
+    return import_module("torchvision.models")
+
 
 #: Built with auxiliary heads unless told otherwise; those are of use in training from scratch only.
 _AUXILIARY = ("googlenet", "inception_v3")
@@ -18,7 +26,7 @@ _AUXILIARY = ("googlenet", "inception_v3")
 
 def classifier_names() -> list[str]:
     """Every classifier of torchvision.models, sorted."""
-    return list(models.list_models(module=models))
+    return list(zoo().list_models(module=zoo()))
 
 
 def check_name(name: str) -> None:
@@ -52,7 +60,8 @@ def torchvision_classifier(name: str, shape: Shape, num_classes: int) -> nn.Modu
     if name.startswith("vit_") and height == width:
         options["image_size"] = height
     try:
-        return models.get_model(name, **options)
+        model: nn.Module = zoo().get_model(name, **options)
+        return model
     except (RuntimeError, ValueError, TypeError) as error:
         raise ModelError(
             f"model.name: torchvision cannot build {name!r} for {height}x{width} pixels: {error}"
@@ -65,7 +74,7 @@ def resnet(name: str, shape: Shape, num_classes: int, stem: str) -> nn.Module:
 
     The ReLU modules do not work in place, so that outputs captured by a hook stay what they were.
     """
-    model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
+    model: nn.Module = zoo().get_model(name, weights=None, num_classes=num_classes)
     if stem == "cifar":
         model.conv1 = _stem(shape[0], kernel=3, stride=1)
         model.maxpool = nn.Identity()

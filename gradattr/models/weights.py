@@ -6,7 +6,6 @@ from typing import TypeGuard
 
 import torch
 from torch import nn
-from torchvision.models import GoogLeNet, Inception3
 
 from gradattr.canonical import digest_bytes, digest_json
 from gradattr.errors import IntegrityError, ModelError
@@ -21,6 +20,7 @@ from gradattr.models.published import (
 )
 from gradattr.models.python_factory import call_factory, factory_digest
 from gradattr.models.state import check_finite, load_state
+from gradattr.models.torchvision_models import zoo
 from gradattr.models.trained import TrainedReference, read_weights
 from gradattr.retraining.random_state import isolated_random
 from gradattr.storage.commit import read_commit
@@ -69,7 +69,7 @@ def load_weights_into(
         data, name = fetch_published(spec)
         _check_sha256(spec, name, digest_bytes(data))
         load_state(model, adapt_published(weights_from_bytes(data, name)), name)
-        if isinstance(model, GoogLeNet | Inception3):
+        if isinstance(model, zoo().GoogLeNet | zoo().Inception3):
             # Their published weights expect inputs scaled to [-1, 1]; torchvision's builders do so.
             model.transform_input = True
         found = published_digest(spec)
