@@ -131,6 +131,12 @@ def test_an_endless_query_is_interrupted(gradattr: Any, finished: tuple[Path, st
     assert (done.code, "interrupted" in done.err) == (2, True)
 
 
+def test_a_query_cannot_take_all_memory(gradattr: Any, finished: tuple[Path, str]) -> None:
+    sql = "SELECT list_aggregate(range(1000000000), 'sum')"
+    done = gradattr("query", finished[1], sql, "--store", str(finished[0]))
+    assert (done.code, "Memory" in done.err) == (2, True)
+
+
 def test_damage_is_found_and_named(gradattr: Any, manifest: Path, tmp_path: Path) -> None:
     gradattr("run", str(manifest))
     (victim, *_) = sorted((tmp_path / "store").glob("runs/*/data/maps/*.parquet"))
