@@ -42,9 +42,14 @@ def test_activation_bytes_do_not_depend_on_the_values() -> None:
 
 def test_resnet18_at_224_pixels() -> None:
     x = torch.randn(1, 3, 224, 224)
-    evaluator = PlainEvaluator(torchvision.models.resnet18())
-    assert choose_micro_batch(tune(torchvision.models.resnet18(), x), x) == 8
+    evaluator = PlainEvaluator(torchvision.models.resnet18().requires_grad_(False))
     assert choose_micro_batch(evaluator, x) == 8
+
+
+def test_tuned_evaluators_are_measured_too() -> None:
+    x = torch.randn(2, 20)
+    tuned = tune(mlp(300), x)
+    assert 4 * 600 <= activation_bytes(tuned, x) <= 4 * 1000
 
 
 def test_small_models_get_the_largest_batch() -> None:
