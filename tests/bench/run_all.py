@@ -1,0 +1,54 @@
+"""``make bench``: every benchmark, one after the other, into RESULTS.md beside this file.
+
+Each is a process of its own; what it prints is what the file holds. Nothing else should run on
+the machine, but since process CPU time is measured, ratios stand even if something does.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+#: Title, what it compares, program and arguments.
+BENCHES = [
+    (
+        "Methods",
+        "Against Captum's best batching and the bare torch loop with as many evaluations.",
+        ["bench_methods.py"],
+    ),
+    (
+        "Whole runs",
+        "`gradattr run` against the bare loop; memory; planning.",
+        ["bench_run.py"],
+    ),
+    ("Training", "Whole-tensor batches against Dataset and DataLoader.", ["bench_training.py"]),
+    ("Commit", "10 000 shards.", ["bench_commit.py"]),
+]
+
+
+def main() -> int:
+    lines = [
+        "# Results of `make bench`",
+        "",
+        f"Written on {datetime.now(UTC):%Y-%m-%d}. Times are process CPU seconds at one thread, "
+        "ratios are medians of interleaved runs.",
+    ]
+    failed = 0
+    for title, what, (program, *arguments) in BENCHES:
+        print(f"{title} ...", flush=True)
+        done = subprocess.run(
+            [sys.executable, str(HERE / program), *arguments], stdout=subprocess.PIPE, text=True
+        )
+        print(done.stdout)
+        failed += done.returncode != 0
+        lines += ["", f"## {title}", "", what, "", done.stdout.strip()]
+        (HERE / "RESULTS.md").write_text("\n".join(lines) + "\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
