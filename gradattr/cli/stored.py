@@ -170,7 +170,8 @@ def query_run(
 @contextmanager
 def _bounded_memory() -> Iterator[None]:
     """Let this process grow by QUERY_BYTES at most: DuckDB's own limit does not cover what a
-    single function call makes, and SELECT list_aggregate(range(1000000000), 'sum') asks for 8 GB."""
+    single function call makes, and SELECT list_aggregate(range(1000000000), 'sum')
+    asks for 8 GB."""
     statm = Path("/proc/self/statm")
     if not statm.exists():  # not Linux: no cheap way to know what is in use
         yield
