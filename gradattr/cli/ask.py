@@ -102,7 +102,7 @@ def list_methods(as_json: bool) -> None:
         "Methods (cost in model evaluations per image: one forward and one backward pass each)",
         ["name", "formula", "cost", "needs", "source"],
         [
-            [entry.name, entry.formula, entry.cost, ", ".join(entry.needs), entry.source]
+            [entry.name, entry.formula, entry.cost, "; ".join(entry.needs), entry.source]
             for entry in entries
         ],
     )
