@@ -10,15 +10,12 @@ from typing import Any
 
 from gradattr.data.registry import index_data, input_shape, make_shards, sample_shards
 from gradattr.data.types import DataIndex
-from gradattr.errors import DataError, MethodError
+from gradattr.errors import DataError
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.data import AnyData, Preprocess
 from gradattr.manifest.kinds import Manifest
 from gradattr.manifest.methods import (
-    ExpectedGradientsMethod,
-    IntegratedGradientsMethod,
     LinearMethod,
-    MethodSpec,
     SampleBaseline,
 )
 from gradattr.manifest.model import AnyModel, LinearModel, TrainSpec
@@ -28,6 +25,7 @@ from gradattr.plan import Plan, Stage, Task, assemble
 from gradattr.seeds import derive_seed
 from gradattr.storage.filesystem import S3Options
 from gradattr.storage.objects import ObjectStore, open_store
+from gradattr.work.checks import check_fit
 from gradattr.work.context import (
     MAIN,
     ModelRef,
@@ -36,7 +34,6 @@ from gradattr.work.context import (
     linear_role,
     method_id,
 )
-from gradattr.work.methods import stand_in_requests
 
 TRAIN_STAGE = "train"
 ATTRIBUTE_STAGE = "attribute"
@@ -91,19 +88,12 @@ def _prepare_attribute(
         preprocess = manifest.preprocess
     shape = input_shape(manifest.data, index, preprocess)
     classes = _num_classes(manifest.model, index, indexes)
-    if index.num_classes is not None and index.num_classes > classes:
-        raise DataError(
-            f"data: {index.num_classes} classes, but the model has {classes} outputs; "
-            "set model.num_classes, or use data with the model's classes"
-        )
-    _check_preprocess(preprocess, shape)
-    _check_labels(manifest, index)
+    trained_on = None if manifest.model.train is None else indexes.get(manifest.model.train.data)
+    check_fit(manifest, index, trained_on, preprocess, shape, classes)
     models, tasks, training_data = _models(
         manifest, manifest.model, preprocess, shape, classes, store, indexes
     )
     pools = _pools(manifest, indexes)
-    _check_methods(manifest, preprocess, classes)
-    stand_in_requests(manifest, shape, classes)
     inputs = {
         "data": {"digest": index.digest(), "format": index.format, "rows": index.rows},
         "models": {ref.role: ref.digest for ref in models},
@@ -141,7 +131,6 @@ def _prepare_train(manifest: TrainManifest, store: ObjectStore, indexes: _Indexe
     assert manifest.model.train is not None
     index = indexes.get(manifest.model.train.data)
     shape = input_shape(manifest.model.train.data, index, manifest.preprocess)
-    _check_preprocess(manifest.preprocess, shape)
     classes = _num_classes(manifest.model, index, indexes)
     models, tasks, training_data = _models(
         manifest, manifest.model, manifest.preprocess, shape, classes, store, indexes
@@ -273,39 +262,3 @@ def _pools(
         shards = sample_shards(index, count, derive_seed(manifest.seed, "pool", count))
         pools[method_id(method)] = (index.digest(), [shard.to_json() for shard in shards])
     return pools
-
-
-def _check_preprocess(preprocess: Preprocess, shape: tuple[int, int, int]) -> None:
-    if preprocess.mean is not None and len(preprocess.mean) not in (1, shape[0]):
-        raise DataError(
-            f"preprocess.mean has {len(preprocess.mean)} values, but images have {shape[0]} "
-            "channels; give one value per channel"
-        )
-
-
-def _needs_labels(manifest: AttributeManifest, method: MethodSpec) -> bool:
-    target = manifest.target if method.target is None else method.target
-    return isinstance(target, str) and target.endswith("_true")
-
-
-def _check_labels(manifest: AttributeManifest, index: DataIndex) -> None:
-    for method in manifest.methods:
-        if _needs_labels(manifest, method) and index.num_classes is None:
-            raise DataError(
-                f"method '{method_id(method)}' explains the true class, but the data has no "
-                "labels; use target 'logit_pred', or give the data labels"
-            )
-
-
-def _check_methods(manifest: AttributeManifest, preprocess: Preprocess, classes: int) -> None:
-    for target in [manifest.target, *(method.target for method in manifest.methods)]:
-        if isinstance(target, int) and target >= classes:
-            raise MethodError(f"target {target}: the model has classes 0 to {classes - 1}")
-    for method in manifest.methods:
-        if not isinstance(method, IntegratedGradientsMethod | ExpectedGradientsMethod):
-            continue
-        if method.baseline.kind == "mean" and preprocess.mean is None:
-            raise MethodError(
-                f"method '{method_id(method)}': baseline 'mean' is the mean that pre-processing "
-                "subtracts; state preprocess.mean and preprocess.std"
-            )

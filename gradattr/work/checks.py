@@ -1,0 +1,77 @@
+"""Whether a manifest's parts fit each other, once data and model are known."""
+
+from __future__ import annotations
+
+from gradattr.data.types import DataIndex
+from gradattr.errors import DataError, MethodError
+from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.data import Preprocess
+from gradattr.manifest.methods import (
+    ExpectedGradientsMethod,
+    IntegratedGradientsMethod,
+    MethodSpec,
+)
+from gradattr.work.context import method_id
+from gradattr.work.methods import stand_in_requests
+
+
+def check_fit(
+    manifest: AttributeManifest,
+    index: DataIndex,
+    trained_on: DataIndex | None,
+    preprocess: Preprocess,
+    shape: tuple[int, int, int],
+    classes: int,
+) -> None:
+    """Raise DataError or MethodError where data, model, targets and methods contradict each
+    other. ``trained_on`` is the training set, where the run trains the model."""
+    _check_classes(index, trained_on, classes)
+    _check_targets(manifest, index, classes)
+    for method in manifest.methods:
+        _check_baseline(method, preprocess)
+    # The mathematics has the last word on every parameter.
+    stand_in_requests(manifest, shape, classes)
+
+
+def _check_classes(index: DataIndex, trained_on: DataIndex | None, classes: int) -> None:
+    if index.num_classes is not None and index.num_classes > classes:
+        raise DataError(
+            f"data: {index.num_classes} classes, but the model has {classes} outputs; "
+            "set model.num_classes, or use data with the model's classes"
+        )
+    if trained_on is None or trained_on.class_names is None or index.class_names is None:
+        return
+    for label, (ours, theirs) in enumerate(
+        zip(index.class_names, trained_on.class_names, strict=False)
+    ):
+        if ours != theirs:
+            # A folder that lacks one class would shift all labels after it, silently.
+            raise DataError(
+                f"data: label {label} is '{ours}', but in the model's training data it is "
+                f"'{theirs}'; state the same 'classes' for both, in the same order"
+            )
+
+
+def _check_targets(manifest: AttributeManifest, index: DataIndex, classes: int) -> None:
+    for method in manifest.methods:
+        target = manifest.target if method.target is None else method.target
+        if isinstance(target, int) and target >= classes:
+            raise MethodError(
+                f"method '{method_id(method)}': target {target}: the model has classes 0 to "
+                f"{classes - 1}"
+            )
+        if str(target).endswith("_true") and index.num_classes is None:
+            raise DataError(
+                f"method '{method_id(method)}' explains the true class, but the data has no "
+                "labels; use target 'logit_pred', or give the data labels"
+            )
+
+
+def _check_baseline(method: MethodSpec, preprocess: Preprocess) -> None:
+    if not isinstance(method, IntegratedGradientsMethod | ExpectedGradientsMethod):
+        return
+    if method.baseline.kind == "mean" and preprocess.mean is None:
+        raise MethodError(
+            f"method '{method_id(method)}': baseline 'mean' is the mean that pre-processing "
+            "subtracts; state preprocess.mean and preprocess.std"
+        )
