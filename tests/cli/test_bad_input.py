@@ -183,14 +183,14 @@ def test_a_secret_is_refused_and_not_repeated(refused: Any) -> None:
 
 def test_html_in_a_sample_id_is_data(gradattr: Any, tmp_path: Path) -> None:
     """A file name is shown literally on the terminal and escaped in HTML."""
-    folder = tmp_path / "photos" / "a"
+    folder = tmp_path / "photos" / "0"
     folder.mkdir(parents=True)
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(buffer, "PNG")
     name = "<img src=x onerror=alert(1)>[red].png"
     (folder / name).write_bytes(buffer.getvalue())
-    (tmp_path / "photos" / "b").mkdir()
-    (tmp_path / "photos" / "b" / "1.png").write_bytes(buffer.getvalue())
+    (tmp_path / "photos" / "1").mkdir()
+    (tmp_path / "photos" / "1" / "1.png").write_bytes(buffer.getvalue())
     text = (
         HEAD
         + f"data: {{format: folder, url: {tmp_path}/photos}}\npreprocess: {{color: gray}}\n"
