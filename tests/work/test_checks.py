@@ -25,7 +25,7 @@ def test_labels_that_mean_other_classes_are_refused(manifest: Any) -> None:
     _check(manifest(), _index(("cat", "dog", "fox")), trained)
     _check(manifest(), _index(("cat", "dog")), trained)
     _check(manifest(), _index(None), trained)
-    with pytest.raises(DataError, match=r"label 1 is 'fox', but in the model's training data .*dog"):
+    with pytest.raises(DataError, match=r"label 1 is .fox.*training data .*dog"):
         _check(manifest(), _index(("cat", "fox")), trained)
 
 
