@@ -33,6 +33,7 @@ class AttemptLog:
         self._paths = RunPaths(run_id)
         self.attempt = attempt
         self._failures = 0
+        self._broken = False
 
     @classmethod
     def start(cls, store: ObjectStore, run_id: str, capabilities: dict[str, Any]) -> AttemptLog:
@@ -60,11 +61,14 @@ class AttemptLog:
         )
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
+        if self._broken:
+            return
         try:
             data = json.dumps(content, indent=2, default=str).encode()
             self._store.put(self._paths.log(self.attempt, name), data)
         except (GradattrError, OSError):
-            return
+            # A store that is gone would make each further note wait for all its time-outs.
+            self._broken = True
 
 
 def _who() -> dict[str, Any]:

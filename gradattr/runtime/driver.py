@@ -57,7 +57,10 @@ def run(
     (resumable), CheckError (too many bad rows; not committed), Interrupted (by a signal).
     """
     with listen_for_stop() as stop:
-        return _run(manifest, listener, stop, open_executor)
+        try:
+            return _run(manifest, listener, stop, open_executor)
+        except KeyboardInterrupt:
+            raise _interrupted(stop) from None
 
 
 def _run(
@@ -112,11 +115,15 @@ def _run_stages(
             if missing[stage.name]:
                 _run_stage(stage, missing[stage.name], prepared, executor, listener, log, stop)
             if stop.requested:
-                raise Interrupted(
-                    f"stopped by {stop.signal_name}; finished shards are kept, and the same "
-                    "command goes on from there"
-                )
+                raise _interrupted(stop)
     stop.listen()
+
+
+def _interrupted(stop: StopRequest) -> Interrupted:
+    return Interrupted(
+        f"stopped by {stop.signal_name or 'an interrupt'}; finished shards are kept, and the same "
+        "command goes on from there"
+    )
 
 
 def _executor(
@@ -211,5 +218,6 @@ def _check_threshold(prepared: Prepared, store: ObjectStore) -> None:
             f"{bad} of {prepared.plan.rows} rows are bad ({kinds}), {allowed:g} allowed by "
             "errors.max; the run is not committed.\n"
             + "".join(f"  {example}\n" for example in examples)
-            + "Mend the data, or raise it: --set errors.max=0.01 allows one row in a hundred"
+            # 1 would stand for all rows.
+            + f"Mend the data, or allow so many rows: --set errors.max={max(bad, 2)}"
         )

@@ -1,0 +1,40 @@
+"""A head that is away for a moment is waited for; one that stays away ends the run."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from gradattr.errors import ShardError
+from gradattr.runtime import head_watch
+from gradattr.runtime.head_watch import HeadWatch
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(head_watch, "time", clock)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        watch = HeadWatch(f"127.0.0.1:{port}", patience=30)
+        clock.now += 5
+        assert watch.is_there()
+    for _ in range(5):
+        clock.now += 5
+        assert not watch.is_there()
+    with socket.create_server(("127.0.0.1", port), reuse_port=False):
+        clock.now += 4
+        assert watch.is_there()
+    clock.now += 29
+    assert not watch.is_there()
+    clock.now += 5
+    with pytest.raises(ShardError, match=f"127.0.0.1:{port} has not answered for 30 s"):
+        watch.is_there()
