@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from gradattr.errors import GradattrError, StoreError
+from gradattr.errors import StoreError
 from gradattr.manifest.operation import Store
 from gradattr.storage.backend import Backend, LostReply, ObjectInfo
 from gradattr.storage.filesystem import S3Options, open_filesystem, s3_filesystem, split_url
@@ -24,6 +24,8 @@ __all__ = ["ObjectInfo", "ObjectStore", "open_store"]
 
 #: A store that does not answer within this is reported as unreachable.
 PROBE_SECONDS = 10.0
+#: A store that answers, however slowly, gets this long to answer all of the probe's questions.
+SLOW_PROBE_SECONDS = 90.0
 
 
 def open_store(store: Store | str) -> ObjectStore:
@@ -129,37 +131,42 @@ class ObjectStore:
         return self.backend.local_path(key)
 
     def probe(self) -> dict[str, Any]:
-        """Try the store with a throw-away object, within 10 seconds.
+        """Try the store with a throw-away object; the first answer must come within 10 seconds.
 
         Returns ``{"backend", "url", "writable": True, "conditional_put": bool}``, to be written to
         the log. StoreError: no bucket (none is ever created), no permission, no credentials, no
         answer.
         """
-        outcome: list[dict[str, Any] | GradattrError] = []
+        outcome: list[dict[str, Any] | Exception] = []
+        answered = threading.Event()
 
         def attempt() -> None:
             try:
-                outcome.append(self._probe(self._impatient()))
-            except GradattrError as error:
+                outcome.append(self._probe(self._impatient(), answered))
+            except Exception as error:
                 outcome.append(error)
+            answered.set()
 
         # A daemon thread: a service that never answers must not keep the process alive.
         thread = threading.Thread(target=attempt, name="gradattr-probe", daemon=True)
         thread.start()
-        thread.join(PROBE_SECONDS)
+        if answered.wait(PROBE_SECONDS):
+            thread.join(SLOW_PROBE_SECONDS)
         if not outcome:
+            limit = SLOW_PROBE_SECONDS if answered.is_set() else PROBE_SECONDS
             raise StoreError(
-                f"{self.spec.url}: no answer within {PROBE_SECONDS:.0f} s; check store.url, "
+                f"{self.spec.url}: no answer within {limit:.0f} s; check store.url, "
                 "store.endpoint_url and the network"
             )
-        if isinstance(outcome[0], GradattrError):
+        if isinstance(outcome[0], Exception):
             raise outcome[0]
         self.backend.conditional = outcome[0]["conditional_put"]
         return outcome[0]
 
-    def _probe(self, backend: Backend) -> dict[str, Any]:
+    def _probe(self, backend: Backend, answered: threading.Event) -> dict[str, Any]:
         key, first, second = probe_key(), b"first " + os.urandom(8), b"second " + os.urandom(8)
         answer = backend.create(key, first)
+        answered.set()
         if answer == "unsupported":
             backend.put(key, first)
         if backend.get(key) != first:
@@ -179,7 +186,7 @@ class ObjectStore:
         scheme, path = split_url(self.spec.url)
         if scheme != "s3":
             return self.backend
-        config = {"connect_timeout": 3, "read_timeout": 4}
+        config = {"connect_timeout": 3, "read_timeout": 9}
         return _remote_backend(self.spec, scheme, path, attempts=2, config=config)
 
     def _write(self, key: str, data: bytes) -> LostReply | None:
