@@ -23,6 +23,7 @@ from gradattr.errors import DataError, ModelError
 from gradattr.manifest.methods import LinearMethod, SampleBaseline
 from gradattr.manifest.model import AnyModel, LinearModel
 from gradattr.models import load_model, load_trained, read_trained
+from gradattr.models.architectures import describe
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.work.context import MAIN, RunContext, linear_role, method_id
 from gradattr.work.methods import method_requests, normalization
@@ -107,6 +108,12 @@ def prepare_model(
     example = example_input(context).to(device)
     steps = dict.fromkeys(("fold", "split", "channels_last"), engine.tune)
     tuned = tune(model.to(device), example, precision=precision or engine.precision, **steps)
+    if not tuned.report["independent_rows"]:
+        raise ModelError(
+            f"model {describe(context.manifest.model)}: its output for an image depends on the "
+            "other images of the batch (a batch-norm without running statistics?), so its maps "
+            "would depend on the batch size; give it running statistics"
+        )
     return tuned, tuned.report
 
 

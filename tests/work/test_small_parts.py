@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gradattr.errors import MethodError, ShardError, StoreError, UsageError
+from gradattr.errors import MethodError, ModelError, ShardError, StoreError, UsageError
 from gradattr.manifest.operation import Engine, Runtime
 from gradattr.manifest.train import TrainManifest
 from gradattr.work.methods import method_requests, normalization
@@ -83,3 +83,28 @@ def test_black_is_what_normalisation_makes_of_it() -> None:
     norm = normalization(Preprocess(mean=[0.5], std=[0.25]), channels=3)
     assert (norm.black, norm.white, norm.mean) == ((-2.0,) * 3, (2.0,) * 3, (0.0,) * 3)
     assert normalization(Preprocess(), channels=1).black == (0.0,)
+
+
+def test_a_model_that_mixes_images_is_refused(manifest: Any) -> None:
+    import torch
+
+    from gradattr.work.context import RunContext
+    from gradattr.work.loaded import prepare_model
+
+    mixing = torch.nn.Sequential(
+        torch.nn.Flatten(),
+        torch.nn.BatchNorm1d(4, track_running_stats=False),
+        torch.nn.Linear(4, 2),
+    )
+    context = RunContext(
+        run_id="x-0",
+        fingerprint="0",
+        manifest_json=manifest().model_dump(mode="json"),
+        shape=(1, 2, 2),
+        num_classes=2,
+        preprocess_json={},
+        models=(),
+        pools={},
+    )
+    with pytest.raises(ModelError, match="other images of the batch"):
+        prepare_model(context, mixing, torch.device("cpu"))
