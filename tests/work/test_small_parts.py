@@ -92,8 +92,8 @@ def test_a_model_that_mixes_images_is_refused(manifest: Any) -> None:
     from gradattr.work.loaded import prepare_model
 
     mixing = torch.nn.Sequential(
+        torch.nn.BatchNorm2d(1, track_running_stats=False),
         torch.nn.Flatten(),
-        torch.nn.BatchNorm1d(4, track_running_stats=False),
         torch.nn.Linear(4, 2),
     )
     context = RunContext(
