@@ -12,6 +12,7 @@ from typing import Any
 
 from gradattr.errors import UsageError
 from gradattr.manifest.operation import Runtime
+from gradattr.runtime.reach import check_reachable
 from gradattr.runtime.session_folder import session_folder
 
 #: Bytes. Only contexts and outcomes travel through the object store.
@@ -78,6 +79,7 @@ def connect(runtime: Runtime) -> Iterator[str]:
             )
             yield f"a local Ray, {int(ray.cluster_resources().get('CPU', 0))} CPUs"
             return
+        check_reachable(address)
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:

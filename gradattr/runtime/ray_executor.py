@@ -14,8 +14,8 @@ from gradattr.errors import ShardError
 from gradattr.manifest.operation import Runtime
 from gradattr.plan import Task
 from gradattr.runtime.executor import Executor, Stopped
-from gradattr.runtime.head_watch import HeadWatch
 from gradattr.runtime.ray_cluster import check_resources, connect
+from gradattr.runtime.ray_watch import HEAD_SECONDS, RayWatch
 from gradattr.work.context import RunContext
 from gradattr.work.outcome import Outcome
 from gradattr.work.perform import perform
@@ -45,10 +45,7 @@ class RayExecutor:
         self._description = description
         self._context = ray.put(context.to_json())
         self._threads = max(1, int(runtime.cpus_per_task))
-        self._head: HeadWatch | None = None
-        if not runtime.address.startswith("ray://"):
-            # A client behind ray:// cannot see the head itself, and is told when it is gone.
-            self._head = HeadWatch(ray.get_runtime_context().gcs_address)
+        self._head, self._raylet = _watches(runtime)
         self._slots = 1
 
     def describe(self) -> str:
@@ -91,6 +88,8 @@ class RayExecutor:
     def _limit(self) -> int:
         # Asked each time, because clusters grow and shrink; but not of a head that is away,
         # because that call would wait until Ray ends the process.
+        if self._raylet is not None:
+            self._raylet.is_there()
         if self._head is None or self._head.is_there():
             self._slots = self._count_slots()
         if self._runtime.workers != "auto" and self._runtime.workers < self._slots:
@@ -112,23 +111,31 @@ class RayExecutor:
             memory=self._runtime.task_memory,
         ).remote(self._context, task, self._threads)
 
-    @staticmethod
-    def _collect(reference: Any, task: Task) -> Outcome:
+    def _collect(self, reference: Any, task: Task) -> Outcome:
         try:
             return ray.get(reference)
-        except ray.exceptions.LocalRayletDiedError:
-            # Ray ends the whole process at the next object that it would fetch.
-            raise ShardError(
-                "Ray's node process (raylet) on the driver's machine died; finished shards are "
-                "kept, and the same command goes on from there"
-            ) from None
         except ray.exceptions.OutOfMemoryError:
             text = "Ray ended the worker because the node ran out of memory"
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError):
             text = "the worker process died"
         except ray.exceptions.RayError as error:
             text = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}"
+        if self._raylet is not None:
+            self._raylet.is_there(at_once=True)
         return Outcome(task.stage, task.key, "crashed", error=text)
+
+
+def _watches(runtime: Runtime) -> tuple[RayWatch | None, RayWatch | None]:
+    """Of the cluster's head and of this machine's raylet; None behind ray://, where neither can be
+    seen and the client is told when its connection is gone."""
+    if runtime.address.startswith("ray://"):
+        return None, None
+    context = ray.get_runtime_context()
+    host, _, port = context.gcs_address.rpartition(":")
+    head = RayWatch("Ray's head", (host.strip("[]"), int(port)), HEAD_SECONDS)
+    own = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    address = own["NodeManagerAddress"], own["NodeManagerPort"]
+    return head, RayWatch("the raylet of the driver's machine", address)
 
 
 @contextmanager

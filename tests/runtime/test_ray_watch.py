@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from gradattr.errors import ShardError
-from gradattr.runtime import head_watch
-from gradattr.runtime.head_watch import HeadWatch
+from gradattr.runtime import ray_watch
+from gradattr.runtime.ray_watch import RayWatch
 
 
 class Clock:
@@ -21,10 +21,10 @@ class Clock:
 
 def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(head_watch, "time", clock)
+    monkeypatch.setattr(ray_watch, "time", clock)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        watch = HeadWatch(f"127.0.0.1:{port}", patience=30)
+        watch = RayWatch("the head", ("127.0.0.1", port), patience=30)
         clock.now += 5
         assert watch.is_there()
     for _ in range(5):
@@ -36,5 +36,18 @@ def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     clock.now += 29
     assert not watch.is_there()
     clock.now += 5
-    with pytest.raises(ShardError, match=f"127.0.0.1:{port} has not answered for 30 s"):
+    with pytest.raises(ShardError, match=rf"the head \(127\.0\.0\.1:{port}\) died"):
         watch.is_there()
+
+
+def test_without_patience_and_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(ray_watch, "time", clock)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        watch = RayWatch("the raylet", ("127.0.0.1", server.getsockname()[1]))
+        clock.now += 0.1
+        assert watch.is_there(at_once=True)
+    clock.now += 0.1
+    assert watch.is_there(), "asked again although it was asked just now"
+    with pytest.raises(ShardError, match="the raylet"):
+        watch.is_there(at_once=True)
