@@ -164,7 +164,10 @@ class Uniform:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Inputs drawn from a pool (p, ...), p >= 1. Equal only to itself: keep one per pool."""
+    """Inputs drawn from a pool (p, ...), p >= 1. Equal only to itself: keep one per pool.
+
+    An input that draws itself gets the pool's next one: against itself every map is 0.
+    """
 
     pool: Tensor = field(repr=False)
     same_for_all = False
@@ -179,7 +182,12 @@ class Sample:
                 f"expected (p, {', '.join(map(str, x.shape[1:]))}) with p >= 1"
             )
         rows = torch.tensor(choices(seeds, "baseline", len(self.pool), copy))
-        return self.pool[rows.to(self.pool.device)].to(x)
+        drawn = self.pool[rows.to(self.pool.device)].to(x)
+        itself = (drawn == x).flatten(1).all(1)
+        if bool(itself.any()):
+            following = (rows[itself.cpu()] + 1) % len(self.pool)
+            drawn[itself] = self.pool[following.to(self.pool.device)].to(x)
+        return drawn
 
 
 def as_baseline(value: Baseline | Tensor | float) -> Baseline:

@@ -92,6 +92,17 @@ def test_sample_draws_whole_images_of_the_pool_each_copy_anew(x, images):
         Sample(pool[..., :5]).draw(x, SEEDS, 0, NORMALIZATION)
 
 
+def test_no_input_is_its_own_baseline(images):
+    pool = images(3, seed=9)
+    for copy in range(20):
+        baselines = Sample(pool).draw(pool, [5, 6, 7], copy, NORMALIZATION)
+        for row, drawn in zip(pool, baselines, strict=True):
+            assert not torch.equal(row, drawn)
+            assert any(torch.equal(drawn, other) for other in pool)
+    alone = Sample(pool[:1]).draw(pool[:1], [5], 0, NORMALIZATION)
+    assert torch.equal(alone, pool[:1])
+
+
 def test_only_random_baselines_vary_by_copy(x, images):
     pool = Sample(images(5, seed=9))
     for baseline in (Black(), Mean(), Constant(1.0), Blur(), Noise(), Uniform(), pool):
