@@ -10,10 +10,14 @@ from typing import Any
 from gradattr.cli.manifests import read_manifest
 from gradattr.cli.output import human_bytes, human_seconds, print_json, print_table
 from gradattr.cli.template import manifest_template
+from gradattr.manifest.loading import parse_manifest
 
 
 def init_manifest(data: str, name: str) -> None:
-    sys.stdout.write(manifest_template(data, name))
+    text = manifest_template(data, name)
+    # What is printed must be valid: a name with a space would only fail later.
+    parse_manifest(text, file="gradattr init")
+    sys.stdout.write(text)
 
 
 def validate_manifest(path: str, overrides: list[str], as_json: bool) -> None:

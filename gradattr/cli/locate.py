@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from gradattr.errors import UsageError
 from gradattr.manifest.operation import Store
@@ -29,7 +28,7 @@ def locate(run: str, store: str, endpoint_url: str | None) -> tuple[ObjectStore,
     match = _RUN_URL.match(run)
     if match:
         return open_root(match["root"], endpoint_url), match["run"]
-    if run.endswith((".yaml", ".yml")) and Path(run).is_file():
+    if run.endswith((".yaml", ".yml")):
         return _of_manifest(run)
     root = open_root(store, endpoint_url)
     ids = [summary.run_id for summary in list_runs(root)]

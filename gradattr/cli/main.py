@@ -231,20 +231,26 @@ def _options(
 
 def main() -> None:
     """Entry point: a deliberate error becomes one message and its exit code, never a traceback."""
+    # Not from within the handlers: the exit would carry the error, and with it an open query,
+    # to the very end of the interpreter, where DuckDB complains of leaks.
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
     from gradattr.errors import GradattrError
 
     try:
         app()
     except GradattrError as error:
         sys.stderr.write(f"gradattr: {error}\n")
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("gradattr: interrupted; finished shards are kept\n")
-        sys.exit(130)
+        return 130
     except BrokenPipeError:
         # `gradattr query ... | head`: the reader has seen enough.
         sys.stderr.close()
-        sys.exit(0)
+    return 0
 
 
 if __name__ == "__main__":

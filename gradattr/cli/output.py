@@ -33,12 +33,16 @@ def print_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()
 ) -> None:
     """A table. Cells are printed literally: '[red]' in a sample id stays what it is."""
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(Text(column), justify="right" if column in right else "left")
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
-    console().print(table)
+    out = console()
+    if title:
+        # Not the table's own title, which is broken at the width of the table.
+        out.print(Text(title))
+    out.print(table)
 
 
 def human_bytes(count: float) -> str:

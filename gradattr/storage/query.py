@@ -97,6 +97,8 @@ class Query:
                 return self._answer(statement, time.monotonic() + timeout_s, timeout_s, max_rows)
         finally:
             alarm.cancel()
+            # It holds the connection, and must not do so while the interpreter ends.
+            alarm.join()
 
     def _prepare(self, store: ObjectStore, commit: Commit, memory: str) -> None:
         tables = {name: _urls(store, commit, name) for name in {**TABLES, **commit.tables}}

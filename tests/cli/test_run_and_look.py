@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,17 @@ def test_init_prints_a_manifest_that_is_valid(gradattr: Any, tmp_path: Path) -> 
     strange = "a: 'strange' #folder"
     done = gradattr("init", "--data", strange)
     assert parse_manifest(done.out, file="init.yaml").data.url == strange
+
+
+def test_init_refuses_what_no_manifest_takes(gradattr: Any) -> None:
+    done = gradattr("init", "--name", "Bad Name")
+    assert (done.code, done.out) == (2, "")
+    assert "name" in done.err
+
+
+def test_a_manifest_that_is_not_there_is_no_run_id(gradattr: Any, tmp_path: Path) -> None:
+    done = gradattr("status", str(tmp_path / "none.yaml"))
+    assert (done.code, "there is no such file" in done.err) == (2, True)
 
 
 def test_from_plan_to_run_to_plan(gradattr: Any, manifest: Path, tmp_path: Path) -> None:
@@ -100,6 +113,16 @@ def test_query(gradattr: Any, finished: tuple[Path, str]) -> None:
     ]
     done = gradattr("query", run_id, "SELECT row FROM predictions", *where, "--limit", "7")
     assert "the first 7 rows" in done.err
+
+
+@pytest.mark.parametrize("sql", ["SELECT nothing FROM maps", "SELECT count(*) FROM maps"])
+def test_a_query_leaves_nothing_but_its_answer(finished: tuple[Path, str], sql: str) -> None:
+    """DuckDB prints pages of leaks if a connection lives until the interpreter ends."""
+    store, run_id = finished
+    command = [sys.executable, "-m", "gradattr.cli.main", "query", run_id, sql]
+    done = subprocess.run([*command, "--store", str(store)], capture_output=True, text=True)
+    assert "leaked" not in done.stderr
+    assert done.returncode == (2 if "nothing" in sql else 0)
 
 
 @pytest.mark.parametrize(
