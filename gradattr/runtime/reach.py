@@ -1,4 +1,4 @@
-"""Whether anything listens at a cluster's address: known in seconds, where Ray tries for minutes."""
+"""Whether anything listens at a cluster's address: known in seconds; Ray tries for minutes."""
 
 from __future__ import annotations
 
