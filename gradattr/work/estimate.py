@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gradattr.attribution.passes import attribute
-from gradattr.attribution.requests import MethodRequest
+from gradattr.attribution.requests import MethodRequest, OtherModel
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.model import TrainSpec
 from gradattr.plan import Stage
@@ -146,7 +146,8 @@ def _probe_attribution(
     batch_size = micro_batch(context, evaluator, device)
     # Time grows with evaluations, so a batch of one method-weighted evaluation each is enough:
     # the cheapest request that makes passes is timed and scaled.
-    cheapest = min(requests, key=lambda request: request.source.evaluations or 10**9)
+    own = [request for request in requests if not isinstance(request.source, OtherModel)]
+    cheapest = min(own or requests, key=lambda request: request.source.evaluations or 10**9)
     per_call = max(1, cheapest.source.evaluations)
     count = max(1, batch_size // per_call)
     x = example_input(context)[:1].to(device).expand(count, *context.shape).contiguous()
