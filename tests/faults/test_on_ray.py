@@ -26,6 +26,7 @@ from gradattr.report.results import Run, open_run
 from gradattr.runtime.driver import run
 from gradattr.runtime.progress import Event
 from gradattr.runtime.ray_cluster import connect
+from gradattr.runtime.session_folder import session_folder
 from gradattr.storage.verify import verify_run
 
 Make = Callable[..., Any]
@@ -163,6 +164,9 @@ def test_whatever_is_stopped_or_killed_the_run_goes_on(
             assert "the same command goes on" in driver.output
         assert "Traceback" not in driver.output
         assert not list(store.glob("runs/*/_COMMIT.json"))
+    # What the killed driver left in the temporary directory goes with the next one's start.
+    with session_folder():
+        pass
     done = _records(store)
     assert 3 <= len(done) < 60
     # Where tasks run is no part of a run's identity, so the last attempt may go without Ray.
