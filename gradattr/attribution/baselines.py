@@ -164,10 +164,7 @@ class Uniform:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Inputs drawn from a pool (p, ...), p >= 1. Equal only to itself: keep one per pool.
-
-    An input that draws itself gets the pool's next one: against itself every map is 0.
-    """
+    """Inputs drawn from a pool (p, ...), p >= 1. Equal only to itself: keep one per pool."""
 
     pool: Tensor = field(repr=False)
     same_for_all = False
@@ -181,13 +178,19 @@ class Sample:
                 f"baseline pool of shape {tuple(self.pool.shape)}: "
                 f"expected (p, {', '.join(map(str, x.shape[1:]))}) with p >= 1"
             )
-        rows = torch.tensor(choices(seeds, "baseline", len(self.pool), copy))
-        drawn = self.pool[rows.to(self.pool.device)].to(x)
-        itself = (drawn == x).flatten(1).all(1)
-        if bool(itself.any()):
-            following = (rows[itself.cpu()] + 1) % len(self.pool)
-            drawn[itself] = self.pool[following.to(self.pool.device)].to(x)
-        return drawn
+        return self._rows(choices(seeds, "baseline", len(self.pool), copy), x)
+
+    def draw_other(self, x: Tensor, seeds: Sequence[int], normalization: Normalization) -> Tensor:
+        """The first draw, but the pool's next input for an input that draws itself: as the only
+        baseline it would make a map of zeros. In an expectation over the pool it has its place."""
+        drawn = self.draw(x, seeds, 0, normalization)
+        itself = (drawn == x).flatten(1).all(1).tolist()
+        places = choices(seeds, "baseline", len(self.pool), 0)
+        moved = [(p + own) % len(self.pool) for p, own in zip(places, itself, strict=True)]
+        return self._rows(moved, x) if any(itself) else drawn
+
+    def _rows(self, places: Sequence[int], x: Tensor) -> Tensor:
+        return self.pool[torch.tensor(places, device=self.pool.device)].to(x)
 
 
 def as_baseline(value: Baseline | Tensor | float) -> Baseline:

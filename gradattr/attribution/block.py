@@ -59,7 +59,10 @@ class Block:
     def origin(self, baseline: Baseline) -> Origin:
         """The first draw of ``baseline``, evaluated once however many methods start there."""
         if baseline not in self._origins:
-            x = self.draw(baseline, 0)
+            if isinstance(baseline, Sample):
+                x = baseline.draw_other(self.x, self.seeds, self.normalization)
+            else:
+                x = self.draw(baseline, 0)
             if baseline.same_for_all:
                 if baseline not in self.shared.origins:
                     self.shared.origins[baseline] = self._evaluated(x[:1])
