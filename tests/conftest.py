@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from gradattr.manifest.operation import Store
 from tests.s3_servers import S3Server, moto_server, rclone_server, set_credentials
 
 
 def pytest_configure() -> None:
+    # Small tensors gain nothing from more threads, and on a busy machine two threads that wait
+    # for each other can take ten times as long. Child processes inherit it.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
     set_credentials()
 
 
