@@ -16,9 +16,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradattr.manifest.loading import load_manifest
     from gradattr.report.results import Run, open_run
     from gradattr.runtime.driver import RunResult, run
+    from gradattr.work.manifests import load_manifest
     from gradattr.work.prepare import make_plan
 
 __all__ = ["Run", "RunResult", "__version__", "load_manifest", "make_plan", "open_run", "run"]
@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Run": "gradattr.report.results",
     "RunResult": "gradattr.runtime.driver",
-    "load_manifest": "gradattr.manifest.loading",
+    "load_manifest": "gradattr.work.manifests",
     "make_plan": "gradattr.work.prepare",
     "open_run": "gradattr.report.results",
     "run": "gradattr.runtime.driver",

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gradattr.cli.manifests import read_manifest
 from gradattr.cli.output import human_bytes, human_seconds, print_json, print_table
 from gradattr.cli.template import manifest_template
 from gradattr.manifest.loading import parse_manifest
+from gradattr.work.manifests import load_manifest
 
 
 def init_manifest(data: str, name: str) -> None:
@@ -21,7 +21,7 @@ def init_manifest(data: str, name: str) -> None:
 
 
 def validate_manifest(path: str, overrides: list[str], as_json: bool) -> None:
-    manifest = read_manifest(path, overrides)
+    manifest = load_manifest(path, overrides=overrides)
     from gradattr.work.preflight import preflight
     from gradattr.work.prepare import prepare
 
@@ -37,7 +37,7 @@ def validate_manifest(path: str, overrides: list[str], as_json: bool) -> None:
 
 
 def show_plan(path: str, overrides: list[str], probe: bool, as_json: bool) -> None:
-    manifest = read_manifest(path, overrides)
+    manifest = load_manifest(path, overrides=overrides)
     from gradattr.storage.objects import open_store
     from gradattr.work.estimate import estimate
     from gradattr.work.prepare import prepare

@@ -8,17 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from gradattr.cli.manifests import read_manifest
 from gradattr.cli.output import clean, human_seconds, print_json
 from gradattr.runtime.driver import RunResult, run
 from gradattr.runtime.progress import Event, Listener
+from gradattr.work.manifests import load_manifest
 
 #: Seconds between two plain progress lines.
 LINE_EVERY = 10.0
 
+#: What the result says anyway.
+_SAID_AT_THE_END = ("commit", "complete")
+
 
 def run_manifest(path: str, overrides: list[str], as_json: bool) -> None:
-    manifest = read_manifest(path, overrides)
+    manifest = load_manifest(path, overrides=overrides)
     with _listener(as_json) as listener:
         result = run(manifest, listener=listener)
     if as_json:
@@ -54,6 +57,8 @@ class _Lines:
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
+        if event.kind in _SAID_AT_THE_END:
+            return
         if event.kind == "shard":
             complete = event.rows_done >= event.rows_total
             if not complete and now - self._last < LINE_EVERY:
@@ -79,7 +84,7 @@ def _progress_text(event: Event) -> str:
 @contextmanager
 def _bar() -> Iterator[Listener]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
     progress = Progress(
         TextColumn("{task.description}", markup=False),
@@ -87,18 +92,20 @@ def _bar() -> Iterator[Listener]:
         TextColumn("{task.fields[text]}", markup=False),
         console=Console(stderr=True),
     )
-    bars: dict[str, int] = {}
+    bars: dict[str, TaskID] = {}
 
     def listener(event: Event) -> None:
         if event.kind in ("stage", "shard"):
             if event.stage not in bars:
                 bars[event.stage] = progress.add_task(event.stage, total=event.rows_total, text="")
             progress.update(
-                bars[event.stage],  # type: ignore[arg-type]
+                bars[event.stage],
                 completed=event.rows_done,
                 text=_progress_text(event).partition(": ")[2],
             )
-        else:
+        elif event.kind == "beat":
+            progress.update(bars[event.stage], text=event.message.partition(": ")[2])
+        elif event.kind not in _SAID_AT_THE_END:
             progress.console.print(clean(event.message), markup=False, highlight=False)
 
     with progress:

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from gradattr.cli.output import print_json, print_table
@@ -69,6 +70,8 @@ def _store(url: str, endpoint_url: str | None) -> tuple[str, bool, str]:
     from gradattr.manifest.operation import Store
     from gradattr.storage.objects import open_store
 
+    if "://" not in url and not Path(url).exists():
+        return f"store {url}", True, "not there yet; the first run makes it"
     try:
         found: dict[str, Any] = open_store(Store(url=url, endpoint_url=endpoint_url)).probe()
     except (GradattrError, ValueError) as error:

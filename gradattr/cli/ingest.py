@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import TypeAdapter, ValidationError
 
-from gradattr.cli.manifests import read_bytes_of
 from gradattr.errors import UsageError
 from gradattr.manifest.data import AnyData, DataSpec
 from gradattr.manifest.loading import load_data
+from gradattr.work.manifests import read_bytes_of
 
 
 def ingest_data(source: str, to: str, shard_rows: int, endpoint_url: str | None) -> None:

@@ -44,9 +44,9 @@ def locate(run: str, store: str, endpoint_url: str | None) -> tuple[ObjectStore,
 
 
 def _of_manifest(path: str) -> tuple[ObjectStore, str]:
-    from gradattr.cli.manifests import read_manifest
+    from gradattr.work.manifests import load_manifest
     from gradattr.work.prepare import prepare
 
-    manifest = read_manifest(path, [])
+    manifest = load_manifest(path)
     store = open_store(manifest.store)
     return store, prepare(manifest, store).plan.run_id

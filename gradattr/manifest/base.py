@@ -42,7 +42,7 @@ def _check_url(url: str) -> str:
     if match and scheme != "file" and "@" in rest.split("/", 1)[0]:
         raise ValueError("credentials in a URL; use the environment or a profile")
     if ".." in re.split(r"[/\\]", rest):
-        raise ValueError("'..' is not allowed in a URL; give the path itself")
+        raise ValueError("'..' is not allowed; give an absolute path, or one below this folder")
     if not rest.strip("/") and scheme != "file":
         raise ValueError("the URL names no bucket")
     return url

@@ -162,8 +162,23 @@ def _run_stage(
     before = total - sum(task.rows for task in tasks)
     progress = StageProgress(stage.name, total, before, listener)
     progress.emit("stage", f"stage {stage.name}: {len(tasks)} of {len(stage.tasks)} shards to do")
-    attempts = {task.key: 0 for task in tasks}
     allowed = 1 + prepared.context.manifest.runtime.retries
+    with progress.beating():
+        failed, attempts = _attempt(tasks, allowed, executor, progress, log, stop)
+    if failed and not stop.requested:
+        raise ShardError(_failure_text(stage, failed, attempts))
+
+
+def _attempt(
+    tasks: list[Task],
+    allowed: int,
+    executor: Executor,
+    progress: StageProgress,
+    log: AttemptLog,
+    stop: StopRequest,
+) -> tuple[dict[str, Outcome], dict[str, int]]:
+    """Have tasks done, crashed ones up to ``allowed`` times; the failed ones, and all attempts."""
+    attempts = {task.key: 0 for task in tasks}
     failed: dict[str, Outcome] = {}
     while tasks and not stop.requested:
         again: list[Task] = []
@@ -175,18 +190,21 @@ def _run_stage(
                 progress.finished(outcome.key, outcome.rows, outcome.bad_rows)
             elif outcome.status == "fatal":
                 raise StoreError(
-                    f"shard {stage.name}/{outcome.key}: {outcome.error}\nStopped; finished "
+                    f"shard {outcome.stage}/{outcome.key}: {outcome.error}\nStopped; finished "
                     "shards are kept, and the same command goes on from there"
                 )
             elif outcome.status == "crashed" and attempts[outcome.key] < allowed:
-                progress.emit("retry", f"{stage.name} {outcome.key}: {outcome.error}", outcome.key)
+                progress.emit("retry", _line(outcome), outcome.key)
                 again.append(by_key[outcome.key])
             else:
                 failed[outcome.key] = outcome
-                progress.emit("failed", f"{stage.name} {outcome.key}: {outcome.error}", outcome.key)
+                progress.emit("failed", _line(outcome), outcome.key)
         tasks = again
-    if failed and not stop.requested:
-        raise ShardError(_failure_text(stage, failed, attempts))
+    return failed, attempts
+
+
+def _line(outcome: Outcome) -> str:
+    return f"{outcome.stage} {outcome.key}: {outcome.error}"
 
 
 def _failure_text(stage: Stage, failed: dict[str, Outcome], attempts: dict[str, int]) -> str:

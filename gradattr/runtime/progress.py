@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-EventKind = Literal["plan", "stage", "shard", "retry", "failed", "commit", "complete", "note"]
+EventKind = Literal[
+    "plan", "stage", "shard", "beat", "retry", "failed", "commit", "complete", "note"
+]
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,9 @@ class Event:
     """Over this session's own work; None until there is some."""
     seconds_left: float | None = None
 
+
+#: Seconds without news after which a driver says that it is still there.
+BEAT_SECONDS = 30.0
 
 Listener = Callable[[Event], None]
 
@@ -47,7 +54,7 @@ class StageProgress:
     started: float = field(default_factory=time.monotonic)
 
     def emit(self, kind: EventKind, message: str, key: str = "") -> None:
-        elapsed = time.monotonic() - self.started
+        elapsed = self.seconds
         rate = self.rows_done / elapsed if self.rows_done and elapsed > 0 else None
         left = self.rows_total - self.rows_before - self.rows_done
         self.listener(
@@ -68,3 +75,26 @@ class StageProgress:
         self.rows_done += rows
         self.bad_rows += bad_rows
         self.emit("shard", f"{self.stage} {key}: {rows} rows", key)
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Within: an event every BEAT_SECONDS, because one shard (a training, say) can take hours
+        and silence looks like a hang."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(BEAT_SECONDS):
+                self.emit("beat", f"{self.stage}: working, {self.seconds:.0f} s so far")
+
+        thread = threading.Thread(target=beat, name="gradattr-beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    @property
+    def seconds(self) -> float:
+        """Since the stage began in this session."""
+        return time.monotonic() - self.started

@@ -207,3 +207,12 @@ def test_html_in_a_sample_id_is_data(gradattr: Any, tmp_path: Path) -> None:
 
     (run,) = (tmp_path / "store/runs").iterdir()
     assert "<img" not in open_run(str(run))._repr_html_()
+
+
+def test_a_cuda_device_that_tasks_will_not_have(refused: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    linear = "model: {arch: linear, train: {data: digits, epochs: 1}}\n"
+    text = HEAD + DIGITS + linear + "engine: {device: cuda}\n"
+    assert "sees 0 CUDA devices" in refused(text)
+    assert "gpus_per_task" in refused(text.replace("address: inline", "address: local"))
