@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from gradattr.errors import CheckError, Interrupted, ShardError, StoreError
+from gradattr.errors import Interrupted, ShardError, StoreError
 from gradattr.manifest.kinds import Manifest
 from gradattr.plan import Stage, Task
 from gradattr.runtime.attempt_log import AttemptLog
@@ -25,12 +25,11 @@ from gradattr.storage.commit import (
 )
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore, open_store
-from gradattr.storage.shards import ShardRecord
+from gradattr.work.acceptance import check_bad_rows, check_one_model
 from gradattr.work.context import RunContext
 from gradattr.work.outcome import Outcome
 from gradattr.work.preflight import preflight
 from gradattr.work.prepare import Prepared, prepare
-from gradattr.work.threshold import bad_rows_allowed
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _run(
     log = AttemptLog.start(store, plan.run_id, capabilities)
     try:
         _run_stages(prepared, store, listener, log, stop, open_executor)
-        _check_threshold(prepared, store)
+        _check_shards(prepared, store)
         commit = commit_run(store, plan.run_json())
     except BaseException as error:
         log.end(error)
@@ -218,24 +217,11 @@ def _failure_text(stage: Stage, failed: dict[str, Outcome], attempts: dict[str, 
     return "\n".join(lines)
 
 
-def _check_threshold(prepared: Prepared, store: ObjectStore) -> None:
-    """CheckError if the run has more bad rows than the manifest allows."""
-    found = read_records(store, prepared.plan.run_json())
-    records: list[ShardRecord] = [record for _, record in found if record is not None]
-    bad = sum(int(record.extra.get("bad_rows", 0)) for record in records)
-    allowed = bad_rows_allowed(prepared.context.manifest, prepared.plan.rows)
-    if bad > allowed:
-        statuses: dict[str, int] = {}
-        for record in records:
-            for status, count in record.extra.get("statuses", {}).items():
-                if status != "ok":
-                    statuses[status] = statuses.get(status, 0) + count
-        kinds = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
-        examples = [e for record in records for e in record.extra.get("examples", [])][:3]
-        raise CheckError(
-            f"{bad} of {prepared.plan.rows} rows are bad ({kinds}), {allowed:g} allowed by "
-            "errors.max; the run is not committed.\n"
-            + "".join(f"  {example}\n" for example in examples)
-            # 1 would stand for all rows.
-            + f"Mend the data, or allow so many rows: --set errors.max={max(bad, 2)}"
-        )
+def _check_shards(prepared: Prepared, store: ObjectStore) -> None:
+    """CheckError or IntegrityError if the shards must not be committed."""
+    plan = prepared.plan
+    found = read_records(store, plan.run_json())
+    shards = [(record.shard, record.extra) for _, record in found if record is not None]
+    check_one_model(store.url(RunPaths(plan.run_id).root), shards)
+    extras = [extra for _, extra in shards]
+    check_bad_rows(prepared.context.manifest, plan.rows, extras)

@@ -6,13 +6,20 @@ from typing import Any
 
 import pytest
 
-from gradattr.errors import MethodError, ModelError, ShardError, StoreError, UsageError
+from gradattr.errors import (
+    IntegrityError,
+    MethodError,
+    ModelError,
+    ShardError,
+    StoreError,
+    UsageError,
+)
 from gradattr.manifest.operation import Engine, Runtime
 from gradattr.manifest.train import TrainManifest
+from gradattr.work.acceptance import bad_rows_allowed, check_one_model
 from gradattr.work.methods import method_requests, normalization
 from gradattr.work.outcome import attempt
 from gradattr.work.resources import choose_device
-from gradattr.work.threshold import bad_rows_allowed
 
 
 @pytest.mark.parametrize(
@@ -108,3 +115,10 @@ def test_a_model_that_mixes_images_is_refused(manifest: Any) -> None:
     )
     with pytest.raises(ModelError, match="other images of the batch"):
         prepare_model(context, mixing, torch.device("cpu"))
+
+
+def test_shards_of_different_weights_are_not_committed_together() -> None:
+    one, other = {"models": {"model": "a" * 64}}, {"models": {"model": "b" * 64}}
+    check_one_model("runs/x", [("model", {}), ("00000", one), ("00001", dict(one))])
+    with pytest.raises(IntegrityError, match="shards 00000 and 00002"):
+        check_one_model("runs/x", [("00000", one), ("00001", one), ("00002", other)])
