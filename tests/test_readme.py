@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from gradattr.manifest.loading import parse_manifest
+from gradattr.storage.schemas import TABLES
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -39,3 +42,16 @@ def test_commands_and_make_targets_exist() -> None:
     main = (ROOT / "gradattr/cli/main.py").read_text()
     for command in set(re.findall(r"^gradattr (\w+)", typed, re.M)):
         assert re.search(rf"^def {command}\(", main, re.M), command
+
+
+def test_the_manifest_shown_is_valid() -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    assert parse_manifest(shown, file="README.md").kind == "attribute"
+
+
+def test_the_columns_shown_are_the_tables_columns() -> None:
+    for name, table in TABLES.items():
+        (row,) = re.findall(rf"^\| `{name}` \|[^|]*\|(.*)\|$", README, re.M)
+        shown = re.findall(r"\w+", row.split("`")[1])
+        real = [field.name for field in table.schema]
+        assert shown[: len(real)] == real, name
