@@ -74,7 +74,8 @@ def connect(runtime: Runtime) -> Iterator[str]:
                 num_cpus=_local_cpus(runtime),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(folder),
+                # Ray lets everybody into its folder; ours, around it, lets nobody.
+                _temp_dir=str(folder / "r"),
                 **quiet,
             )
             yield f"a local Ray, {int(ray.cluster_resources().get('CPU', 0))} CPUs"

@@ -184,7 +184,13 @@ def main(images: int, repeats: int) -> list[str]:
     """Rows of the results table."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        return [planning(folder), *whole_runs(folder, images, repeats), memory(folder, 50_000)]
+        return [
+            "| what | reference | gradattr | ratio |",
+            "|---|---|---|---|",
+            planning(folder),
+            *whole_runs(folder, images, repeats),
+            memory(folder, 50_000),
+        ]
 
 
 if __name__ == "__main__":

@@ -178,3 +178,9 @@ def test_resources_that_no_node_has_are_named(cluster: str) -> None:
 def test_the_local_ray_has_a_token(cluster: str) -> None:
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert ray.is_initialized()
+
+
+def test_nobody_else_can_look_into_its_folder(cluster: str) -> None:
+    folder = Path(ray._private.worker._global_node.get_session_dir_path()).parent.parent
+    assert folder.name.startswith("gradattr-ray-")
+    assert folder.stat().st_mode & 0o077 == 0
