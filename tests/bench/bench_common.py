@@ -67,7 +67,7 @@ def fastest(candidates: Mapping[str, Work]) -> tuple[str, Work]:
             spent, _maps = clocked(work)
             best[name] = min(spent, best.get(name, spent))
     winner = min(best, key=lambda name: best[name])
-    print(f"  settings tried: { {name: round(spent, 2) for name, spent in best.items()} }")
+    print(f"settings tried: { {name: round(spent, 2) for name, spent in best.items()} }")
     return winner, candidates[winner]
 
 

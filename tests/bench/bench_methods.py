@@ -265,7 +265,7 @@ def bench(model_name: str, work: str, rounds: int, images: int | None, samples: 
     plain = engine(PlainEvaluator(copy.deepcopy(setting.model)), setting, requests)
     tuned = tune(setting.model, setting.x)
     mixed = tune(setting.model, setting.x, precision="mixed")
-    print(f"  tuned: {tuned.report['layers']}; mixed: {mixed.report['precision_used']}")
+    print(f"tuned: {tuned.report['layers']}; mixed: {mixed.report['precision_used']}\n")
     timings = interleaved(
         {
             captum_name: captum_work,
@@ -295,7 +295,7 @@ def main() -> None:
     print(machine())
     for model_name in options.model or ["resnet18", "resnet20"]:
         for work in options.work or ["smoothgrad", "ig", "shap", "three"]:
-            print(f"\n{work} on {model_name}", flush=True)
+            print(f"\n### {work} on {model_name}\n", flush=True)
             bench(model_name, work, options.rounds, options.images, options.samples)
 
 

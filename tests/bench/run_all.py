@@ -45,7 +45,10 @@ def main() -> int:
         )
         print(done.stdout)
         failed += done.returncode != 0
-        lines += ["", f"## {title}", "", what, "", done.stdout.strip()]
+        shown = done.stdout.strip()
+        if "|---" not in shown:  # plain text, not a table
+            shown = f"```\n{shown}\n```"
+        lines += ["", f"## {title}", "", what, "", shown]
         (HERE / "RESULTS.md").write_text("\n".join(lines) + "\n")
     return 1 if failed else 0
 
