@@ -25,7 +25,7 @@ class ManifestBase(Spec):
     name: Slug
     """First part of the run id: lower-case letters, digits, hyphens."""
     seed: Seed = 0
-    """Fixes every random number of the run."""
+    """Fixes noise, random baselines and pools. A training has a seed of its own."""
     engine: Engine = Field(default_factory=Engine)
     runtime: Runtime = Field(default_factory=Runtime)
     store: StoreSpec = Field(default_factory=Store)

@@ -111,6 +111,14 @@ class ShardRecord:
             for file in table.files
         ]
 
+    def outside_files(self) -> list[FileEntry]:
+        """Files outside the run directory that the shard depends on (a trained model), from
+        ``extra["files"]``; keys from the store's root."""
+        return [
+            FileEntry(file["key"], file["bytes"], file["sha256"], 0)
+            for file in self.extra.get("files", [])
+        ]
+
 
 class ShardWriter:
     """Writes one shard: ``append`` tables, then ``finish``. Nothing counts before ``finish``.
@@ -253,8 +261,10 @@ def read_record(
         return None
     if (record.stage, record.shard) != (stage, key):
         return None
-    for file in record.files(bulk_only=check == "bulk"):
-        info = store.head(paths.absolute(file.key))
+    named = [(paths.absolute(file.key), file) for file in record.files(bulk_only=check == "bulk")]
+    named += [(file.key, file) for file in record.outside_files()]
+    for place, file in named:
+        info = store.head(place)
         if info is None or info.bytes != file.bytes:
             return None
     return record

@@ -65,8 +65,7 @@ def verify_run(store: ObjectStore, run_id: str) -> VerifyReport:
 def model_files(commit: Commit) -> Iterable[FileEntry]:
     """Files outside the run directory that its shards name; keys from the store's root."""
     for record in commit.records:
-        for file in record.extra.get("files", []):
-            yield FileEntry(file["key"], file["bytes"], file["sha256"], 0)
+        yield from record.outside_files()
 
 
 def _check_plan(store: ObjectStore, commit: Commit) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -104,8 +105,6 @@ def _stage(
 
 
 def _slots(context: RunContext) -> int:
-    import os
-
     runtime = context.manifest.runtime
     if runtime.address == "inline":
         return 1
@@ -144,8 +143,7 @@ def _probe_attribution(
     device = choose_device(manifest.engine, manifest.runtime)
     evaluator, _ = prepare_model(context, model, device)
     batch_size = micro_batch(context, evaluator, device)
-    # Time grows with evaluations, so a batch of one method-weighted evaluation each is enough:
-    # the cheapest request that makes passes is timed and scaled.
+    # Time grows with the evaluations, so the cheapest request is timed and scaled.
     own = [request for request in requests if not isinstance(request.source, OtherModel)]
     cheapest = min(own or requests, key=lambda request: request.source.evaluations or 10**9)
     per_call = max(1, cheapest.source.evaluations)

@@ -24,6 +24,7 @@ from gradattr.manifest.methods import LinearMethod, SampleBaseline
 from gradattr.manifest.model import AnyModel, LinearModel
 from gradattr.models import load_model, load_trained, read_trained
 from gradattr.models.architectures import describe
+from gradattr.storage.layout import RunPaths, trained_record_key
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.work.context import MAIN, RunContext, linear_role, method_id
 from gradattr.work.methods import method_requests, normalization
@@ -138,9 +139,10 @@ def _module(
     if ref.trained:
         trained = read_trained(store, ref.digest)
         if trained is None:
+            done = store.url(RunPaths(context.run_id).stage_records("train"))
             raise ModelError(
-                f"the trained model {ref.digest[:16]} is not in the store any more, or is "
-                "damaged; the same command trains it again"
+                f"the trained model {store.url(trained_record_key(ref.digest))} vanished or was "
+                f"damaged; delete {done}, and the same command trains it again"
             )
         digests[role] = trained.sha256
         return load_trained(

@@ -67,7 +67,7 @@ def train_model(context: RunContext, task: Task) -> dict[str, Any]:
         "rows": task.rows,
         "bad_rows": 0,
         "model": trained.reference(),
-        # 'verify' checks these along with the run's own files.
+        # Checked along with the run's own files; without them this shard counts as not done.
         "files": [{"key": trained.key, "bytes": trained.bytes, "sha256": trained.sha256}],
         "role": task.payload["role"],
         "epochs": len(history),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -263,6 +264,43 @@ def test_a_model_is_trained_first_and_only_once(make_manifest: Make, tmp_path: P
     # Another run with the same recipe finds the model in the store.
     run(make_manifest(**changes, name="second"))
     assert [path.read_bytes() for path in records] == before
+
+
+def test_a_trained_model_that_is_lost_before_the_end_is_trained_again(
+    make_manifest: Make, tmp_path: Path
+) -> None:
+    train = {"data": {"format": "digits", "limit": 100}, "epochs": 1, "lr": 0.01}
+    model = {"arch": "mlp", "hidden": [8], "train": train}
+    changes: dict[str, Any] = {"model": model, "methods": ["saliency"]}
+    train_only = _failing(lambda key, attempt: "ok" if key == "model" else "failed")
+    with pytest.raises(ShardError):
+        run(make_manifest(**changes), open_executor=train_only)
+    (weights,) = (tmp_path / "store").glob("models/*/weights-*.safetensors")
+    weights.unlink()
+    opened = open_run(run(make_manifest(**changes)).uri)
+    report = verify_run(opened.store, opened.run_id)
+    assert report.ok, report.problems
+    assert opened.table("attributions").num_rows == 90
+
+
+def test_a_trained_models_lost_record_says_what_to_delete(
+    make_manifest: Make, tmp_path: Path
+) -> None:
+    train = {"data": {"format": "digits", "limit": 100}, "epochs": 1, "lr": 0.01}
+    model = {"arch": "mlp", "hidden": [9], "train": train}
+    changes: dict[str, Any] = {"model": model, "methods": ["saliency"]}
+    train_only = _failing(lambda key, attempt: "ok" if key == "model" else "failed")
+    with pytest.raises(ShardError):
+        run(make_manifest(**changes), open_executor=train_only)
+    (record,) = (tmp_path / "store").glob("models/*/record.json")
+    record.unlink()
+    (folder,) = (tmp_path / "store").glob("runs/*/shards/train")
+    with pytest.raises(ShardError, match=f"delete {folder}"):
+        run(make_manifest(**changes))
+    shutil.rmtree(folder)
+    opened = open_run(run(make_manifest(**changes)).uri)
+    report = verify_run(opened.store, opened.run_id)
+    assert report.ok, report.problems
 
 
 def test_kind_train_makes_a_model_for_other_runs(make_manifest: Make) -> None:
