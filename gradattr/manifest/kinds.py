@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.train import TrainManifest
 
-Manifest = AttributeManifest | TrainManifest
+Manifest = AttributeManifest | TrainManifest | DiffRoarManifest
 
-KINDS: dict[str, type[AttributeManifest] | type[TrainManifest]] = {
+KINDS: dict[str, type[AttributeManifest] | type[TrainManifest] | type[DiffRoarManifest]] = {
     "attribute": AttributeManifest,
     "train": TrainManifest,
+    "diffroar": DiffRoarManifest,
 }

@@ -22,14 +22,27 @@ class Augment(Spec):
     """Mirror left-right with probability 1/2."""
 
 
-class TrainSpec(Spec):
-    """Supervised training with cross-entropy. The defaults are DiffROAR's recipe (Shah et al.
-    2021): SGD with momentum, the rate times 0.75 every 20 epochs, stop at loss 0.001."""
+class Adversary(Spec):
+    """Adversarial training by projected gradient descent (Madry et al. 2018): every batch is
+    replaced by the perturbation, within the budget, that raises its cross-entropy most."""
 
-    data: DataSpec
-    """The training set. Pre-processed like the attributed data."""
-    test: DataSpec | None = None
-    """Held-out data, evaluated after every epoch. Default: none."""
+    norm: Literal["l2", "linf"]
+    eps: NonNegative
+    """Radius of the ball around each image, e.g. 8/255 = 0.0314 (linf). 0 is standard training."""
+    steps: Positive = 7
+    """Gradient steps per batch."""
+    step_size: Annotated[float, Field(gt=0)] | None = None
+    """Length of a step. Default: 2.5 * eps / steps."""
+    start: Literal["zero", "random"] = "zero"
+    """Where the search begins: at the image, or at a random point of the ball."""
+    space: Literal["pixels", "normalized"] = "pixels"
+    """Units of eps and step_size: pixels in [0, 1], or the model's normalised input."""
+
+
+class TrainingRecipe(Spec):
+    """How to train a classifier with cross-entropy. The defaults are DiffROAR's recipe (Shah et
+    al. 2021): SGD with momentum, the rate times 0.75 every 20 epochs, stop at loss 0.001."""
+
     optimizer: Literal["sgd", "adam"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.1
     """Learning rate at the start."""
@@ -48,6 +61,20 @@ class TrainSpec(Spec):
     """Stop after the epoch whose mean training cross-entropy (nats) is below this."""
     augment: Augment | None = None
     """Default: none."""
+    adversary: Adversary | None = None
+    """Train on adversarial examples. Default: standard training."""
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Processes that train one model together (DistributedDataParallel), each on its share of
+    every batch. Each reserves runtime.cpus_per_task and gpus_per_task."""
+
+
+class TrainSpec(TrainingRecipe):
+    """A recipe, and the data to follow it on."""
+
+    data: DataSpec
+    """The training set. Pre-processed like the attributed data."""
+    test: DataSpec | None = None
+    """Held-out data, evaluated after every epoch. Default: none."""
     seed: Seed = 0
     """Fixes initial weights, order of batches and augmentation."""
     checkpoint_every: Positive = 10
@@ -85,6 +112,8 @@ class LinearModel(ModelBase):
     """One linear layer on the flattened image."""
 
     arch: Literal["linear"]
+    output: Literal["logits", "margin"] = "logits"
+    """'margin' (two classes): one output f(x), handed on as the logits (-f/2, f/2)."""
 
 
 class MlpModel(ModelBase):
@@ -93,6 +122,9 @@ class MlpModel(ModelBase):
     arch: Literal["mlp"]
     hidden: list[Positive] = Field(default=[512, 512], min_length=1, max_length=8)
     """Widths of the hidden layers."""
+    output: Literal["logits", "margin"] = "logits"
+    """'margin' (two classes): one output f(x), handed on as the logits (-f/2, f/2), so that
+    cross-entropy is the logistic loss log(1 + exp(-y f)) with y = -1 or 1."""
 
 
 class CnnModel(ModelBase):

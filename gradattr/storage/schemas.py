@@ -3,45 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from gradattr.canonical import digest_json
 from gradattr.errors import UsageError
+from gradattr.storage.audit_tables import DIFFROAR, PRED_POWER, RANKS, TRIALS
 from gradattr.storage.maps import map_fields
-
-_ROW = ("row", pa.int64(), False, "number of the row in the whole data set, from 0")
-_SAMPLE = ("sample_id", pa.string(), False, "stable name of the sample, whatever the sharding")
-_METHOD = ("method", pa.string(), False, "the method's id in the manifest")
-_STATUS = (
-    "status",
-    pa.string(),
-    False,
-    "'ok', or why there is no result: decode_error, too_large, label_error, shape_error, "
-    "non_finite, ...",
-)
-_ERROR = ("error", pa.string(), True, "what went wrong, for a person to read; null if ok")
-
-_Column = tuple[str, pa.DataType, bool, str]
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """What is known of a table besides its columns."""
-
-    name: str
-    version: int
-    description: str
-    key: tuple[str, ...]
-    """Columns that together occur once in a run; empty: no such rule."""
-    columns: tuple[_Column, ...]
-
-    @property
-    def schema(self) -> pa.Schema:
-        return _schema(self)
-
+from gradattr.storage.table_spec import ERROR, METHOD, ROW, SAMPLE, STATUS, TableSpec
 
 PREDICTIONS = TableSpec(
     "predictions",
@@ -49,15 +19,15 @@ PREDICTIONS = TableSpec(
     "one row per input row: what the model says",
     ("row",),
     (
-        _ROW,
-        _SAMPLE,
+        ROW,
+        SAMPLE,
         ("label", pa.int32(), True, "class index from the data; null if there is none"),
         ("predicted", pa.int32(), True, "class index with the largest logit"),
         ("correct", pa.bool_(), True, "predicted = label; null without a label"),
         ("confidence", pa.float32(), True, "softmax probability of the predicted class"),
         ("loss", pa.float32(), True, "cross-entropy at the label, in nats"),
-        _STATUS,
-        _ERROR,
+        STATUS,
+        ERROR,
     ),
 )
 
@@ -67,9 +37,9 @@ ATTRIBUTIONS = TableSpec(
     "one row per input row and method: the map's scalars",
     ("row", "method"),
     (
-        _ROW,
-        _SAMPLE,
-        _METHOD,
+        ROW,
+        SAMPLE,
+        METHOD,
         ("target", pa.string(), False, "the scalar that is differentiated, as in the manifest"),
         ("target_index", pa.int32(), True, "class index that the target refers to"),
         ("score", pa.float32(), True, "value of the target at the input x"),
@@ -91,8 +61,8 @@ ATTRIBUTIONS = TableSpec(
         ("minimum", pa.float32(), True, "smallest value of the map"),
         ("maximum", pa.float32(), True, "largest value of the map"),
         ("evaluations", pa.int32(), False, "model evaluations (forward, or forward and backward)"),
-        _STATUS,
-        _ERROR,
+        STATUS,
+        ERROR,
     ),
 )
 
@@ -102,10 +72,10 @@ MAPS = TableSpec(
     "one row per input row and method: the map itself; its columns depend on store.maps",
     ("row", "method"),
     (
-        _ROW,
-        _SAMPLE,
-        _METHOD,
-        _STATUS,
+        ROW,
+        SAMPLE,
+        METHOD,
+        STATUS,
         ("channels", pa.int16(), True, "channels of the map"),
         ("height", pa.int32(), True, "rows of the map, in pixels"),
         ("width", pa.int32(), True, "columns of the map, in pixels"),
@@ -118,12 +88,12 @@ ERRORS = TableSpec(
     "one row per failure of a row, in any step",
     (),
     (
-        _ROW,
-        _SAMPLE,
+        ROW,
+        SAMPLE,
         ("stage", pa.string(), False, "the plan's stage in which it happened"),
         ("method", pa.string(), True, "the method's id; null where the row itself is bad"),
-        _STATUS,
-        _ERROR,
+        STATUS,
+        ERROR,
     ),
 )
 
@@ -133,25 +103,48 @@ TRAINING = TableSpec(
     "one row per epoch of a training",
     (),
     (
-        ("model", pa.string(), False, "'model', or 'linear:<method id>' for an auxiliary one"),
+        (
+            "model",
+            pa.string(),
+            False,
+            "'model', 'linear:<method id>' for an auxiliary one, or the base model's name",
+        ),
         ("epoch", pa.int32(), False, "number of the epoch, from 1"),
         ("loss", pa.float64(), False, "mean training cross-entropy of the epoch, in nats"),
         ("accuracy", pa.float64(), True, "training accuracy, 0 to 1"),
         ("test_loss", pa.float64(), True, "cross-entropy on the test data, in nats"),
         ("test_accuracy", pa.float64(), True, "accuracy on the test data, 0 to 1"),
         ("lr", pa.float64(), True, "learning rate of the epoch"),
+        (
+            "robust_test_accuracy",
+            pa.float64(),
+            True,
+            "accuracy on the adversarially perturbed test data, after the last epoch of an "
+            "adversarial training",
+        ),
     ),
 )
 
 TABLES: dict[str, TableSpec] = {
-    table.name: table for table in (PREDICTIONS, ATTRIBUTIONS, MAPS, ERRORS, TRAINING)
+    table.name: table
+    for table in (
+        PREDICTIONS,
+        ATTRIBUTIONS,
+        MAPS,
+        ERRORS,
+        TRAINING,
+        RANKS,
+        TRIALS,
+        PRED_POWER,
+        DIFFROAR,
+    )
 }
-"""Every table by name. All but ``maps`` are scalar tables, compacted when a run is committed."""
+"""Every table by name. All but the bulk tables are compacted when a run is committed."""
 
 MAP_CHOICE = b"gradattr.maps"
 """Schema metadata of the table ``maps``: the storage choice, which its reader needs."""
 
-BULK_TABLES = ("maps",)
+BULK_TABLES = ("maps", "ranks")
 """Tables that stay as the tasks wrote them."""
 
 
@@ -162,7 +155,7 @@ def table_schema(name: str) -> pa.Schema:
 
 def maps_schema(storage_choice: str, shape: tuple[int, int, int]) -> pa.Schema:
     """Schema of the table ``maps`` for maps of ``shape`` = (channels, height, width)."""
-    schema = _schema(MAPS, map_fields(storage_choice, shape))
+    schema = MAPS.schema_with(map_fields(storage_choice, shape))
     return schema.with_metadata(schema.metadata | {MAP_CHOICE: storage_choice.encode()})
 
 
@@ -210,16 +203,3 @@ def _known(name: str) -> TableSpec:
     if name not in TABLES:
         raise UsageError(f"there is no table {name!r}; there are {', '.join(TABLES)}")
     return TABLES[name]
-
-
-def _schema(table: TableSpec, extra: tuple[_Column, ...] = ()) -> pa.Schema:
-    fields = [
-        pa.field(name, kind, nullable, metadata={"description": text})
-        for name, kind, nullable, text in (*table.columns, *extra)
-    ]
-    metadata = {
-        "gradattr.table": table.name,
-        "gradattr.schema_version": str(table.version),
-        "gradattr.description": table.description,
-    }
-    return pa.schema(fields, metadata)
