@@ -1,0 +1,1 @@
+"""How good attributions are: arrays in, numbers out. No files, no Ray, no manifest."""
