@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from gradattr.manifest.base import Label, Spec, Url
+from gradattr.manifest.base import Label, Seed, Spec, Url
 
 Positive = Annotated[int, Field(gt=0)]
 Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
@@ -36,6 +36,61 @@ class DigitsData(DataBase):
 
     split: Literal["all", "train", "test"] = "all"
     """'train' is every row whose number modulo 5 is not 0, 'test' the others."""
+
+
+class BlockMnistData(DataBase):
+    """BlockMNIST (Shah et al. 2021): a digit, the signal, and a fixed patch that is the same for
+    every class, the null block, one above the other: 56x28 grey. Each image comes with a mask of
+    its null block. The digits are MNIST's, or the embedded ones enlarged to 28x28."""
+
+    format: Literal["blockmnist"]
+    images: Url | None = None
+    """The idx3 file of 28x28 images, plain or .gz. Default: the embedded digits."""
+    labels: Url | None = None
+    """Its idx1 file of labels."""
+    split: Literal["all", "train", "test"] = "all"
+    """Which of the embedded digits; as of the format 'digits'."""
+    digits: list[Annotated[int, Field(ge=0, le=255)]] = Field(default=[0, 1], min_length=2)
+    """Labels that are used, in class order: class 0 is the first of them."""
+    signal: Literal["random", "top"] = "random"
+    """Where the digit stands: on top with probability 1/2, independent of its class; or always
+    on top (BlockMNIST-Top)."""
+    seed: Seed = 0
+    """Decides, with an image's sample id, where its digit stands."""
+
+    @model_validator(mode="after")
+    def _source(self) -> BlockMnistData:
+        if (self.images is None) != (self.labels is None):
+            raise ValueError("images and labels come together (neither: the embedded digits)")
+        if self.images is not None and self.split != "all":
+            raise ValueError("split is for the embedded digits; name another images file instead")
+        if len(set(self.digits)) != len(self.digits):
+            raise ValueError("digits: a label stands there twice")
+        return self
+
+
+class TheoryData(DataBase):
+    """The data of DiffROAR's theorem (Shah et al. 2021, eq. 2): d blocks of m numbers, the label
+    y = -1 or 1 (class 0 or 1). One block j, uniform in the first d/2, holds y u + eta g_j, every
+    other block eta g_i, with ||u|| = 1 and g_i uniform in the unit ball. An image is
+    (1, d, m), a row for each block, with a mask of all blocks but j. Values may be negative."""
+
+    format: Literal["theory"]
+    blocks: Annotated[int, Field(ge=2, le=10_000, multiple_of=2)] = 10
+    """d, even: the first half may hold the signal, the other half never does."""
+    block_dim: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """m. u is the vector of equal numbers 1 / sqrt(m)."""
+    eta: Annotated[float, Field(ge=0)] = 0.0
+    """Size of the noise."""
+    rows: Positive | None = None
+    """Images to draw. Default, without noise: the d points that differ, each once."""
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _counted(self) -> TheoryData:
+        if self.eta > 0 and self.rows is None:
+            raise ValueError("rows: with eta above 0 no two images are equal; say how many to draw")
+        return self
 
 
 class IdxData(DataBase):
@@ -87,6 +142,10 @@ class ParquetData(DataBase):
     """Column of unique sample ids. Default: 'sample_id' if there is one, else the row number."""
     shape: list[Positive] | None = Field(default=None, min_length=3, max_length=3)
     """[channels, height, width] of a raw tensor column that does not say it itself."""
+    mask: str | None = None
+    """Column of a mask per image, of the image's size, not 0 where there can be no signal:
+    encoded images (PNG), or, with a raw image column, height x width booleans or numbers. A null
+    marks nothing."""
 
 
 class NpzData(DataBase):
@@ -98,6 +157,8 @@ class NpzData(DataBase):
     """Array of images: (n, h, w), (n, h, w, c) or (n, c, h, w)."""
     labels: str | None = "labels"
     """Array of n integers. null: no labels."""
+    masks: str | None = None
+    """Array (n, h, w) of booleans or numbers, not 0 where an image can have no signal."""
     layout: Literal["nhwc", "nchw"] = "nhwc"
     """Order of axes of a 4-dimensional array."""
 
@@ -125,6 +186,8 @@ class TorchvisionData(DataBase):
 
 AnyData = Annotated[
     DigitsData
+    | BlockMnistData
+    | TheoryData
     | IdxData
     | CifarData
     | SvhnData
@@ -185,6 +248,7 @@ class Preprocess(Spec):
 
 __all__ = [
     "AnyData",
+    "BlockMnistData",
     "CifarData",
     "DataBase",
     "DataFile",
@@ -197,6 +261,7 @@ __all__ = [
     "ParquetData",
     "Preprocess",
     "SvhnData",
+    "TheoryData",
     "TorchvisionData",
     "WebDatasetData",
 ]

@@ -14,7 +14,17 @@ from gradattr.manifest.model import ModelSpec, TrainingRecipe
 
 _DATA: TypeAdapter[Any] = TypeAdapter(DataSpec)
 
+Baseline = Literal["random", "linear"]
+
 Level = Annotated[float, Field(gt=0, le=1)]
+
+
+def _both_baselines() -> list[Baseline]:
+    return ["random", "linear"]
+
+
+def _saliency() -> list[MethodSpec]:
+    return [GradientMethod(name="saliency")]
 
 
 class Mask(Spec):
@@ -47,15 +57,11 @@ class DiffRoarManifest(ManifestBase):
     models: dict[Label, ModelSpec] = Field(min_length=1, max_length=16)
     """Base models by name: they supply the maps. In their 'train' blocks 'data' and 'test' may be
     left out: they are the audit's. A retrained model has its base model's architecture."""
-    methods: list[MethodSpec] = Field(
-        default_factory=lambda: [GradientMethod(name="saliency")], min_length=1, max_length=64
-    )
+    methods: list[MethodSpec] = Field(default_factory=_saliency, min_length=1, max_length=64)
     """What orders the coordinates: by |score|, descending. Applied to every base model."""
     target: Target = "logit_pred"
     """The scalar that is differentiated."""
-    baselines: list[Literal["random", "linear"]] = Field(
-        default_factory=lambda: ["random", "linear"]
-    )
+    baselines: list[Baseline] = Field(default_factory=_both_baselines)
     """Orders that no base model supplies: random for each image; and the gradient of a linear
     model trained on the same data."""
     levels: list[Level] = Field(

@@ -37,6 +37,9 @@ class Adversary(Spec):
     """Where the search begins: at the image, or at a random point of the ball."""
     space: Literal["pixels", "normalized"] = "pixels"
     """Units of eps and step_size: pixels in [0, 1], or the model's normalised input."""
+    clamp: bool = True
+    """Keep perturbed images within the range of pixels, [0, 1]. Off for data that has no such
+    range."""
 
 
 class TrainingRecipe(Spec):

@@ -29,7 +29,8 @@ from gradattr.work.acceptance import check_bad_rows, check_one_model
 from gradattr.work.context import RunContext
 from gradattr.work.outcome import Outcome
 from gradattr.work.preflight import preflight
-from gradattr.work.prepare import Prepared, prepare
+from gradattr.work.prepare import prepare
+from gradattr.work.prepared import Prepared
 
 
 @dataclass(frozen=True)

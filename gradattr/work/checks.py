@@ -10,6 +10,7 @@ from gradattr.manifest.methods import (
     ExpectedGradientsMethod,
     IntegratedGradientsMethod,
     MethodSpec,
+    Target,
 )
 from gradattr.work.context import method_id
 from gradattr.work.methods import stand_in_requests
@@ -25,21 +26,22 @@ def check_fit(
 ) -> None:
     """Raise DataError or MethodError where data, model, targets and methods contradict each
     other. ``trained_on`` is the training set, where the run trains the model."""
-    _check_classes(index, trained_on, classes)
-    _check_targets(manifest, index, classes)
-    for method in manifest.methods:
-        _check_baseline(method, preprocess)
-    # The mathematics has the last word on every parameter.
-    stand_in_requests(manifest, shape, classes)
-
-
-def _check_classes(index: DataIndex, trained_on: DataIndex | None, classes: int) -> None:
     if index.num_classes is not None and index.num_classes > classes:
         raise DataError(
             f"data: {index.num_classes} classes, but the model has {classes} outputs; "
             "set model.num_classes, or use data with the model's classes"
         )
-    if trained_on is None or trained_on.class_names is None or index.class_names is None:
+    if trained_on is not None:
+        check_class_names(index, trained_on, "data")
+    for method in manifest.methods:
+        check_method(method, manifest.target, index, classes, preprocess)
+    # The mathematics has the last word on every parameter.
+    stand_in_requests(manifest, shape, classes)
+
+
+def check_class_names(index: DataIndex, trained_on: DataIndex, key: str) -> None:
+    """Raise DataError if a label means another class than in the training data."""
+    if trained_on.class_names is None or index.class_names is None:
         return
     for label, (ours, theirs) in enumerate(
         zip(index.class_names, trained_on.class_names, strict=False)
@@ -47,24 +49,31 @@ def _check_classes(index: DataIndex, trained_on: DataIndex | None, classes: int)
         if ours != theirs:
             # A folder that lacks one class would shift all labels after it, silently.
             raise DataError(
-                f"data: label {label} is '{ours}', but in the model's training data it is "
+                f"{key}: label {label} is '{ours}', but in the model's training data it is "
                 f"'{theirs}'; state the same 'classes' for both, in the same order"
             )
 
 
-def _check_targets(manifest: AttributeManifest, index: DataIndex, classes: int) -> None:
-    for method in manifest.methods:
-        target = manifest.target if method.target is None else method.target
-        if isinstance(target, int) and target >= classes:
-            raise MethodError(
-                f"method '{method_id(method)}': target {target}: the model has classes 0 to "
-                f"{classes - 1}"
-            )
-        if str(target).endswith("_true") and index.num_classes is None:
-            raise DataError(
-                f"method '{method_id(method)}' explains the true class, but the data has no "
-                "labels; use target 'logit_pred', or give the data labels"
-            )
+def check_method(
+    method: MethodSpec,
+    default_target: Target,
+    index: DataIndex,
+    classes: int,
+    preprocess: Preprocess,
+) -> None:
+    """Raise MethodError or DataError if a method's target or baseline cannot be."""
+    target = default_target if method.target is None else method.target
+    if isinstance(target, int) and target >= classes:
+        raise MethodError(
+            f"method '{method_id(method)}': target {target}: the model has classes 0 to "
+            f"{classes - 1}"
+        )
+    if str(target).endswith("_true") and index.num_classes is None:
+        raise DataError(
+            f"method '{method_id(method)}' explains the true class, but the data has no "
+            "labels; use target 'logit_pred', or give the data labels"
+        )
+    _check_baseline(method, preprocess)
 
 
 def _check_baseline(method: MethodSpec, preprocess: Preprocess) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.data import Preprocess
+from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.kinds import KINDS, Manifest
 from gradattr.manifest.methods import MethodSpec
 from gradattr.storage.filesystem import S3Options
 
-#: Role of the model that is explained; auxiliary models are called 'linear:<method id>'.
+#: Role of the model that is explained; auxiliary models are called 'linear:<method id>', those of
+#: an audit by their names.
 MAIN = "model"
 
 
@@ -43,6 +45,8 @@ class RunContext:
     models: tuple[ModelRef, ...]
     pools: dict[str, list[dict[str, Any]]]
     """Baseline pools: method id -> shards (JSON) of the rows in the pool."""
+    indexes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Data sets that every task of a stage needs whole, by name: their indexes (JSON)."""
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -51,6 +55,11 @@ class RunContext:
     @cached_property
     def attribute_manifest(self) -> AttributeManifest:
         assert isinstance(self.manifest, AttributeManifest)
+        return self.manifest
+
+    @cached_property
+    def audit_manifest(self) -> DiffRoarManifest:
+        assert isinstance(self.manifest, DiffRoarManifest)
         return self.manifest
 
     @cached_property

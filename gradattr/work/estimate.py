@@ -13,17 +13,19 @@ from torch.nn import functional as F
 from gradattr.attribution.passes import attribute
 from gradattr.attribution.requests import MethodRequest, OtherModel
 from gradattr.manifest.attribute import AttributeManifest
-from gradattr.manifest.model import TrainSpec
+from gradattr.manifest.model import AnyModel, TrainSpec
 from gradattr.plan import Stage
 from gradattr.storage.commit import find_commit, read_records
 from gradattr.storage.maps import map_bytes_per_row
 from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import RunContext
-from gradattr.work.loaded import example_input, micro_batch, prepare_model
 from gradattr.work.methods import normalization, stand_in_requests
-from gradattr.work.preflight import main_model
-from gradattr.work.prepare import ATTRIBUTE_STAGE, TRAIN_STAGE, Prepared
+from gradattr.work.modules import example_input, micro_batch, prepare_model
+from gradattr.work.preflight import explained_models, first_look
+from gradattr.work.prepare_attribute import ATTRIBUTE_STAGE
+from gradattr.work.prepared import Prepared
 from gradattr.work.resources import choose_device
+from gradattr.work.trainings import TRAIN_STAGE
 
 #: Storage choices that ``plan`` compares.
 CHOICES = ("float16", "float32", "int8", "pooled:7", "topk:100", "none")
@@ -125,23 +127,24 @@ def _probe(context: RunContext, requests: list[MethodRequest]) -> dict[str, floa
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, int(context.manifest.runtime.cpus_per_task)))
     try:
-        model = main_model(context)
+        role, spec = next(iter(explained_models(context.manifest).items()))
+        model = first_look(context, role, spec)
         seconds = {}
-        if context.manifest.model.train is not None:
-            seconds[TRAIN_STAGE] = _probe_training(context, model, context.manifest.model.train)
+        if spec.train is not None:
+            seconds[TRAIN_STAGE] = _probe_training(context, model, spec.train)
         if requests:
-            seconds[ATTRIBUTE_STAGE] = _probe_attribution(context, model, requests)
+            seconds[ATTRIBUTE_STAGE] = _probe_attribution(context, model, spec, requests)
         return seconds
     finally:
         torch.set_num_threads(threads)
 
 
 def _probe_attribution(
-    context: RunContext, model: nn.Module, requests: list[MethodRequest]
+    context: RunContext, model: nn.Module, spec: AnyModel, requests: list[MethodRequest]
 ) -> float:
     manifest = context.manifest
     device = choose_device(manifest.engine, manifest.runtime)
-    evaluator, _ = prepare_model(context, model, device)
+    evaluator, _ = prepare_model(context, model, spec, device)
     batch_size = micro_batch(context, evaluator, device)
     # Time grows with the evaluations, so the cheapest request is timed and scaled.
     own = [request for request in requests if not isinstance(request.source, OtherModel)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from gradattr.attribution.requests import MethodRequest, method_request
 from gradattr.errors import MethodError
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.data import Preprocess
+from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.methods import (
     AnyBaseline,
     BlurBaseline,
@@ -34,6 +35,9 @@ from gradattr.manifest.methods import (
     SmoothMethod,
 )
 from gradattr.work.context import method_id
+
+#: Manifests with methods and a target.
+Attributing = AttributeManifest | DiffRoarManifest
 
 #: Method id -> pool of baseline images (p, channels, height, width).
 Pools = Callable[[str], torch.Tensor]
@@ -53,17 +57,21 @@ def normalization(preprocess: Preprocess, channels: int) -> Normalization:
 
 
 def method_requests(
-    manifest: AttributeManifest, pools: Pools, linear_models: LinearModels
+    manifest: Attributing,
+    pools: Pools,
+    linear_models: LinearModels,
+    methods: Sequence[MethodSpec] | None = None,
 ) -> list[MethodRequest]:
-    """One request per method of the manifest, in order.
+    """One request per method of the manifest (or of ``methods``), in order.
 
     Raises MethodError, naming the method, for parameters that the mathematics refuses.
     """
-    return [_request(manifest, method, pools, linear_models) for method in manifest.methods]
+    wanted = manifest.methods if methods is None else methods
+    return [_request(manifest, method, pools, linear_models) for method in wanted]
 
 
 def stand_in_requests(
-    manifest: AttributeManifest, shape: tuple[int, int, int], num_classes: int
+    manifest: Attributing, shape: tuple[int, int, int], num_classes: int
 ) -> list[MethodRequest]:
     """The manifest's requests with empty pools and untrained linear models: to check parameters
     and to count evaluations before anything is loaded. Raises as ``method_requests`` does."""
@@ -74,7 +82,7 @@ def stand_in_requests(
 
 
 def _request(
-    manifest: AttributeManifest, method: MethodSpec, pools: Pools, linear_models: LinearModels
+    manifest: Attributing, method: MethodSpec, pools: Pools, linear_models: LinearModels
 ) -> MethodRequest:
     label = method_id(method)
     parameters: dict[str, object] = {}

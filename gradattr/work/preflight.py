@@ -5,25 +5,40 @@ from __future__ import annotations
 from torch import nn
 
 from gradattr.errors import UsageError
+from gradattr.manifest.diffroar import DiffRoarManifest
+from gradattr.manifest.kinds import Manifest
+from gradattr.manifest.model import AnyModel
 from gradattr.models import build_model, load_model
 from gradattr.storage.objects import open_store
+from gradattr.work.audit import base_models
 from gradattr.work.context import MAIN, RunContext
 from gradattr.work.resources import choose_device
 
 
 def preflight(context: RunContext) -> list[str]:
-    """Load or build the run's model and try it on one input. Returns notes for people.
+    """Load or build the run's models and try them. Returns notes for people.
 
     Raises ModelError for weights that are missing, damaged, not finite or of another
     architecture, and for a model that does not take the data's shape; UsageError for a CUDA
     device that the tasks will not have.
     """
     _check_device(context)
-    model = main_model(context)
-    return [
-        f"model {context.manifest.model.arch}: {sum(p.numel() for p in model.parameters()):,} "
-        f"parameters, input {'x'.join(map(str, context.shape))}, {context.num_classes} classes"
-    ]
+    notes = []
+    for role, spec in explained_models(context.manifest).items():
+        model = first_look(context, role, spec)
+        title = "model" if role == MAIN else f"model {role}:"
+        notes.append(
+            f"{title} {spec.arch}: {sum(p.numel() for p in model.parameters()):,} parameters, "
+            f"input {'x'.join(map(str, context.shape))}, {context.num_classes} classes"
+        )
+    return notes
+
+
+def explained_models(manifest: Manifest) -> dict[str, AnyModel]:
+    """The models that a manifest asks about, by role."""
+    if isinstance(manifest, DiffRoarManifest):
+        return base_models(manifest)
+    return {MAIN: manifest.model}
 
 
 def _check_device(context: RunContext) -> None:
@@ -40,10 +55,9 @@ def _check_device(context: RunContext) -> None:
         )
 
 
-def main_model(context: RunContext) -> nn.Module:
-    """The explained model on the CPU: with its weights where they exist already, as initialised
-    where this run trains them."""
-    spec = context.manifest.model
+def first_look(context: RunContext, role: str, spec: AnyModel) -> nn.Module:
+    """A model on the CPU: with its weights where they exist already, as initialised where this run
+    trains them."""
     if spec.train is not None:
         return build_model(
             spec, shape=context.shape, num_classes=context.num_classes, seed=spec.train.seed
@@ -53,5 +67,5 @@ def main_model(context: RunContext) -> nn.Module:
         open_store(context.manifest.store),
         shape=context.shape,
         num_classes=context.num_classes,
-        expected_digest=context.model(MAIN).digest,
+        expected_digest=context.model(role).digest,
     )

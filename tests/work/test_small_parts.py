@@ -96,7 +96,7 @@ def test_a_model_that_mixes_images_is_refused(manifest: Any) -> None:
     import torch
 
     from gradattr.work.context import RunContext
-    from gradattr.work.loaded import prepare_model
+    from gradattr.work.modules import prepare_model
 
     mixing = torch.nn.Sequential(
         torch.nn.BatchNorm2d(1, track_running_stats=False),
@@ -114,7 +114,7 @@ def test_a_model_that_mixes_images_is_refused(manifest: Any) -> None:
         pools={},
     )
     with pytest.raises(ModelError, match="other images of the batch"):
-        prepare_model(context, mixing, torch.device("cpu"))
+        prepare_model(context, mixing, context.manifest.model, torch.device("cpu"))
 
 
 def test_shards_of_different_weights_are_not_committed_together() -> None:
