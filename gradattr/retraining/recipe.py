@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gradattr.errors import UsageError
+from gradattr.retraining.adversary import Adversary
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,11 @@ class Recipe:
     stop_below: float = 0.001
     """Mean cross-entropy (nats) over an epoch's batches; 0 never stops early."""
     augment: Augmentation | None = None
+    adversary: Adversary | None = None
+    """Perturbs every batch before it is learned from (adversarial training)."""
     seed: int = 0
-    """Fixes the order of batches, augmentation and dropout (not the initial weights)."""
+    """Fixes the order of batches, augmentation, dropout and random attacks; not the initial
+    weights."""
     checkpoint_every: int = 10
     """Epochs between checkpoints; no influence on the result."""
 

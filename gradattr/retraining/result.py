@@ -20,6 +20,8 @@ class EpochResult:
     test_loss: float | None = None
     """Of the held-out data after the epoch; None where there is none."""
     test_accuracy: float | None = None
+    robust_test_accuracy: float | None = None
+    """Of the held-out data under the recipe's adversary; only of the last epoch of a training."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,6 +54,11 @@ class TrainResult:
         return self.history[-1].test_accuracy
 
     @property
+    def robust_test_accuracy(self) -> float | None:
+        """Last epoch, test data perturbed by the recipe's adversary; None without either."""
+        return self.history[-1].robust_test_accuracy
+
+    @property
     def best_epoch(self) -> int | None:
         """The earliest epoch of the highest test accuracy; None without test data."""
         tested = [e for e in self.history if e.test_accuracy is not None]
@@ -71,6 +78,7 @@ class TrainResult:
             "last_epoch_loss": self.last_epoch_loss,
             "last_epoch_train_accuracy": self.last_epoch_train_accuracy,
             "last_epoch_test_accuracy": self.last_epoch_test_accuracy,
+            "robust_test_accuracy": self.robust_test_accuracy,
             "best_epoch": self.best_epoch,
             "best_epoch_test_accuracy": self.best_epoch_test_accuracy,
         }

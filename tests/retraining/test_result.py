@@ -29,6 +29,7 @@ def test_without_test_data_there_is_no_best_epoch():
         "last_epoch_loss": 0.5,
         "last_epoch_train_accuracy": 0.5,
         "last_epoch_test_accuracy": None,
+        "robust_test_accuracy": None,
         "best_epoch": None,
         "best_epoch_test_accuracy": None,
     }

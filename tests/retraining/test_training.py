@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gradattr.errors import DataError, Interrupted, ModelError
 from gradattr.retraining import Augmentation, Recipe, train_classifier
-from gradattr.retraining.training import batch_bounds
+from gradattr.retraining.training_data import batch_bounds
 from gradattr.seeds import derive_seed
 
 
