@@ -1,21 +1,23 @@
-"""Reading a committed run without SQL: whole tables, and single maps, every byte verified."""
+"""Reading a run without SQL: whole tables, single maps, a stage's shards; every byte verified."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gradattr.errors import IntegrityError, ShardError, UsageError
-from gradattr.storage.commit import THREADS, Commit
+from gradattr.storage.commit import THREADS, Commit, read_records
 from gradattr.storage.compaction import read_verified
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.maps import decode_map
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.schemas import MAP_CHOICE, MAPS, TABLES, table_schema
-from gradattr.storage.shards import FileEntry
+from gradattr.storage.shards import FileEntry, ShardRecord
 
 
 def check_files(store: ObjectStore, commit: Commit) -> None:
@@ -62,6 +64,32 @@ def read_table(
     if missing:
         raise UsageError(f"table {name} has no column {', '.join(missing)}")
     return table
+
+
+def read_stage(
+    store: ObjectStore, run_json: Mapping[str, Any], stage: str, table: str
+) -> list[tuple[ShardRecord, pa.Table]]:
+    """Each shard of a stage with its part of a scalar table, in the order of the plan.
+
+    For a stage that builds on an earlier one of the same run, which is not committed yet.
+    ShardError: a shard has no valid record, or its file is missing. IntegrityError: altered bytes.
+    """
+    alone = {**run_json, "stages": [s for s in run_json["stages"] if s["name"] == stage]}
+    paths = RunPaths(run_json["run_id"])
+    records = []
+    for (_, key), record in read_records(store, alone, check="bulk"):
+        if record is None:
+            url = store.url(paths.record(stage, key))
+            raise ShardError(f"{url}: no valid record of this run; run the same command again")
+        records.append(record)
+
+    def read(record: ShardRecord) -> pa.Table:
+        entry = record.tables.get(table)
+        parts = [read_verified(store, paths, file) for file in entry.files] if entry else []
+        return pa.concat_tables(parts) if parts else table_schema(table).empty_table()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(zip(records, pool.map(read, records), strict=True))
 
 
 def find_map(store: ObjectStore, commit: Commit, sample_id: str, method: str) -> np.ndarray:

@@ -49,11 +49,14 @@ def overlap(named: Iterable[tuple[str, Ranges]]) -> tuple[str, str, int] | None:
 def check_rows(where: str, keys: pa.Table, ranges: Ranges) -> None:
     """UsageError unless ``keys`` has every row of the ranges, once per value of its other columns.
 
-    ``keys``: column ``row`` and perhaps ``method``.
+    ``keys``: column ``row`` and perhaps ``method``; or columns of a table that has no rows of a
+    data set, of which each combination may occur once.
     """
     groups = keys.group_by(keys.schema.names).aggregate([])
     if groups.num_rows != keys.num_rows:
         raise UsageError(f"{where}: {keys.num_rows - groups.num_rows} rows stand there twice")
+    if "row" not in keys.schema.names:
+        return
     others = [name for name in keys.schema.names if name != "row"]
     variants = keys.group_by(others).aggregate([]).num_rows if others else 1
     found = np.unique(keys["row"].to_numpy())

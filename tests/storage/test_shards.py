@@ -230,3 +230,23 @@ def test_overlap_is_found_where_there_is_one(sets: list[set[int]]) -> None:
     assert (found is None) == disjoint
     if found:
         assert found[2] in sets[int(found[0])] & sets[int(found[1])]
+
+
+def test_a_table_without_row_numbers_holds_each_key_once(local: ObjectStore) -> None:
+    cells = {
+        "scheme": ["random", "random"],
+        "method": ["random", "random"],
+        "learner": ["a", "a"],
+        "variant": ["retrain", "retrain"],
+        "level": [0.5, 0.5],
+        "arm": ["top", "bottom"],
+        "n": [5, 5],
+        "mean": [0.4, 0.3],
+    }
+    writer = ShardWriter(local, "scored-00000000", "0" * 64, "score", "scores")
+    writer.append("pred_power", make_table("pred_power", cells))
+    assert writer.finish(1, None).tables["pred_power"].rows == 2
+    writer = ShardWriter(local, "scored-00000000", "0" * 64, "score", "again")
+    writer.append("pred_power", make_table("pred_power", {**cells, "arm": ["top", "top"]}))
+    with pytest.raises(UsageError, match="table pred_power: 1 rows stand there twice"):
+        writer.finish(1, None)
