@@ -19,7 +19,7 @@ from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.rowids import overlap, ranges_of
 from gradattr.storage.schemas import make_table
-from gradattr.storage.shards import ShardRecord, parse_record, read_record
+from gradattr.storage.shards import ShardRecord, ShardWriter, parse_record, read_record
 
 from .conftest import SmallRun
 
