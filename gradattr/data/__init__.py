@@ -8,6 +8,7 @@ from gradattr.data.registry import (
     load_all,
     make_shards,
     pick_shards,
+    pixel_range,
     read_shard,
     sample_shards,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "make_shards",
     "output_shape",
     "pick_shards",
+    "pixel_range",
     "preprocess_images",
     "read_shard",
     "sample_shards",

@@ -31,7 +31,10 @@ def make_batches(
     """Batches of at most ``batch_size`` rows whose x is (n, *shape) float32."""
     for raw in rebatch(pieces, batch_size):
         images, kept, faults = prepare(raw, preprocess, shape, max_pixels)
-        yield _batch(raw, normalise(images, preprocess), kept, faults)
+        batch = _batch(raw, normalise(images, preprocess), kept, faults)
+        if raw.masks is not None:
+            batch.masks = _masks([raw.masks[at] for at in kept], preprocess, shape)
+        yield batch
 
 
 def prepare(
@@ -43,7 +46,7 @@ def prepare(
     """
     faults = dict(raw.faults)
     if isinstance(raw.images, list):
-        tensors = _decoded(raw.images, preprocess, shape, max_pixels, faults)
+        tensors = _decoded(raw, preprocess, shape, max_pixels, faults)
     else:
         tensors = _arrays(raw.images, preprocess, shape, faults)
     kept = [at for at in range(len(raw)) if at not in faults]
@@ -54,7 +57,26 @@ def _batch(raw: RawRows, x: Tensor, kept: list[int], faults: dict[int, Fault]) -
     labels = torch.from_numpy(raw.labels[kept] if faults else raw.labels.copy())
     errors = [RowError(raw.first + at, raw.sample_ids[at], *faults[at]) for at in sorted(faults)]
     rows = [raw.first + at for at in kept]
-    return Batch(x, labels, rows, [raw.sample_ids[at] for at in kept], errors)
+    top = None if raw.signal_on_top is None else torch.from_numpy(raw.signal_on_top[kept])
+    ids = [raw.sample_ids[at] for at in kept]
+    return Batch(x, labels, rows, ids, errors, signal_on_top=top)
+
+
+def _masks(masks: list[NDArray[np.bool_] | None], preprocess: Preprocess, shape: Shape) -> Tensor:
+    """Masks (n, *shape[1:]) bool of the images after pre-processing: the nearest pixel counts.
+
+    Every mask has its image's size, which was held when the image was read."""
+    steps = preprocess.model_copy(update={"interpolation": "nearest", "color": "auto"})
+    done = torch.zeros((len(masks), *shape[1:]), dtype=torch.bool)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for at, mask in enumerate(masks):
+        if mask is not None:
+            groups.setdefault(mask.shape, []).append(at)
+    for places in groups.values():
+        same = np.stack([mask for at in places if (mask := masks[at]) is not None])
+        pixels = torch.from_numpy(same.astype(np.uint8))[:, None]
+        done[places] = geometry(pixels, steps)[:, 0] != 0
+    return done
 
 
 def _arrays(
@@ -74,13 +96,14 @@ def _arrays(
 
 
 def _decoded(
-    encoded: list[bytes | None],
+    raw: RawRows,
     preprocess: Preprocess,
     shape: Shape,
     max_pixels: int,
     faults: dict[int, Fault],
 ) -> Tensor:
     gray = preprocess.color == "gray"
+    encoded = list(raw.images)
     done: list[Tensor] = []
     waiting: list[Tensor] = []
     for at, data in enumerate(encoded):
@@ -88,6 +111,8 @@ def _decoded(
             continue
         try:
             image = _decode_one(data, preprocess, shape, gray, max_pixels)
+            if raw.masks is not None:
+                _check_mask(raw.masks[at], image)
         except BadImage as error:
             faults[at] = (error.status, error.text)
             continue
@@ -124,6 +149,15 @@ def _decode_one(
             "[height, width]",
         )
     return image
+
+
+def _check_mask(mask: NDArray[np.bool_] | None, image: Tensor) -> None:
+    if mask is not None and mask.shape != tuple(image.shape[1:]):
+        height, width = mask.shape
+        raise BadImage(
+            "shape_error",
+            f"the mask is {width}x{height}, its image {image.shape[2]}x{image.shape[1]}",
+        )
 
 
 def _fits(waiting: list[Tensor], image: Tensor) -> bool:

@@ -66,9 +66,19 @@ class NpzReader:
             if len(labels) != rows:
                 raise DataError(f"{spec.file}: {len(labels)} labels for {rows} images")
             check_labels(labels, len(names) if names else None, f"{spec.file}: {spec.labels!r}")
+        if spec.masks is not None:
+            self._mask_header(spec.masks, rows, image)
         file = FileRef(spec.file, size, digest, 0, rows, {"image": list(image)})
-        classes = count_classes(labels, names)
-        return DataIndex("npz", rows, (file,), classes, names, image[0], (image[1], image[2]))
+        return DataIndex(
+            "npz",
+            rows,
+            (file,),
+            count_classes(labels, names),
+            names,
+            image[0],
+            (image[1], image[2]),
+            masks=spec.masks is not None,
+        )
 
     def read(self, shard: ShardRef, batch_size: int) -> Iterator[RawRows]:
         (file,) = shard.files
@@ -79,13 +89,36 @@ class NpzReader:
         step = max(batch_size, (16 << 20) // max(1, header.row_bytes))
         for start in range(shard.start, shard.start + shard.rows, step):
             stop = min(start + step, shard.start + shard.rows)
-            pixels = to_pixels(self._rows(header, file.digest, start, stop), file.url)
+            pixels = self._rows(self.spec.images, header, file.digest, start, stop)
+            images = self._nchw(to_pixels(pixels, file.url))
             part = labels[start:stop] if labels is not None else no_labels(stop - start)
-            yield RawRows(start, row_ids(start, stop - start), part, self._nchw(pixels))
+            masks = self._masks(file, start, stop)
+            yield RawRows(start, row_ids(start, stop - start), part, images, masks=masks)
 
-    def _rows(self, header: ArrayHeader, digest: str, start: int, stop: int) -> NDArray[np.generic]:
+    def _masks(self, file: FileRef, start: int, stop: int) -> NDArray[np.bool_] | None:
+        name = self.spec.masks
+        if name is None:
+            return None
+        channels, height, width = file.extra["image"]
+        header = self._mask_header(name, None, (channels, height, width))
+        return self._rows(name, header, file.digest, start, stop) != 0
+
+    def _mask_header(self, name: str, rows: int | None, image: tuple[int, int, int]) -> ArrayHeader:
+        header = self._header(name)
+        count = header.shape[0] if rows is None and header.shape else rows
+        if header.shape != (count, *image[1:]) or header.dtype.kind not in "biuf":
+            raise DataError(
+                f"{self.spec.file}: masks {name!r} are {header.dtype} of shape {header.shape}; "
+                f"expected booleans or numbers of shape ({count}, {image[1]}, {image[2]}), as the "
+                "images"
+            )
+        return header
+
+    def _rows(
+        self, name: str, header: ArrayHeader, digest: str, start: int, stop: int
+    ) -> NDArray[np.generic]:
         if header.offset is None or header.fortran:
-            return self._array(self.spec.images, digest)[start:stop]
+            return self._array(name, digest)[start:stop]
         begin = header.offset + start * header.row_bytes
         data = self.files.read(self.spec.file, begin, begin + (stop - start) * header.row_bytes)
         return np.frombuffer(data, header.dtype).reshape(stop - start, *header.shape[1:])

@@ -35,6 +35,7 @@ from gradattr.data.parquet_faults import (
     open_parquet,
     read_column,
 )
+from gradattr.data.parquet_masks import mask_column, read_masks
 from gradattr.data.raw import RawRows, check_labels, count_classes, no_labels, row_ids
 from gradattr.data.types import DataIndex, FileRef, ShardRef
 from gradattr.errors import DataError, ShardError
@@ -98,6 +99,7 @@ class ParquetReader:
             found.names,
             shape[0] if shape else None,
             (shape[1], shape[2]) if shape and found.raw else None,
+            masks=self.spec.mask is not None,
         )
 
     def _look(self, url: str, found: _Found) -> None:
@@ -107,6 +109,7 @@ class ParquetReader:
             schema = file.schema_arrow
             column = self._image_column(schema, url)
             check_same_images(found.schema, schema, column, url)
+            self._mask_column(schema, column, url)
             found.schema = found.schema or schema
             found.raw = column.kind == "raw"
             found.parts.append(native_metadata(schema))
@@ -139,7 +142,7 @@ class ParquetReader:
         column = self._image_column(schema, ref.url)
         names = self._names(schema)
         id_column = self._id_column(schema, ref.url)
-        columns = [column.name, *filter(None, [self.spec.label, id_column])]
+        columns = [column.name, *filter(None, [self.spec.label, id_column, self.spec.mask])]
         row = 0
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
@@ -167,7 +170,13 @@ class ParquetReader:
         ids = row_ids(first, count)
         if id_column is not None:
             ids = pc.cast(table[id_column], pa.string()).to_pylist()
-        return RawRows(first, ids, labels, images, faults)
+        rows = RawRows(first, ids, labels, images, faults)
+        mask = self._mask_column(table.schema, column, url)
+        if mask is not None:
+            bits = _one_array(table[mask.name])
+            rows.masks, bad = read_masks(bits, mask, self.spec.max_pixels)
+            rows.faults = {**bad, **faults}
+        return rows
 
     def _group(
         self,
@@ -222,6 +231,11 @@ class ParquetReader:
 
     def _image_column(self, schema: pa.Schema, url: str) -> ImageColumn:
         return image_column(schema, self.spec.image, self.spec.shape, url)
+
+    def _mask_column(self, schema: pa.Schema, image: ImageColumn, url: str) -> ImageColumn | None:
+        if self.spec.mask is None:
+            return None
+        return mask_column(schema, self.spec.mask, image, url)
 
     def _names(self, schema: pa.Schema) -> tuple[str, ...] | None:
         if self.spec.classes is not None:

@@ -77,7 +77,7 @@ def require_column(schema: pa.Schema, name: str, key: str, where: str) -> pa.Fie
         return schema.field(name)
     near = difflib.get_close_matches(name, schema.names, 1, 0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    null = ", or to null for none" if key in ("label", "id") else ""
+    null = ", or to null for none" if key in ("label", "id", "mask") else ""
     raise DataError(
         f"{where}: no column {name!r}; there are {', '.join(map(repr, schema.names))}{hint} "
         f"Set '{key}' to a column{null}"

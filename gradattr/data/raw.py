@@ -13,6 +13,9 @@ from gradattr.errors import DataError
 #: (status, text) of a row that its format already knows to be bad.
 Fault = tuple[str, str]
 
+#: (n, height, width) bool; or of images that differ in size one each, None where nothing is marked.
+Masks = NDArray[np.bool_] | list[NDArray[np.bool_] | None]
+
 
 @dataclass
 class RawRows:
@@ -26,6 +29,10 @@ class RawRows:
     """(n, channels, height, width) uint8, or float32 in [0, 1] units; or n encoded images."""
     faults: dict[int, Fault] = field(default_factory=dict)
     """By position in this piece. The images at these positions are never looked at."""
+    masks: Masks | None = None
+    """True where an image can have no signal, in the size of the image; None: no masks."""
+    signal_on_top: NDArray[np.bool_] | None = None
+    """(n,), of BlockMNIST: whether the upper block holds the signal."""
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -38,6 +45,8 @@ class RawRows:
             self.labels[start:stop],
             self.images[start:stop],
             {at - start: fault for at, fault in self.faults.items() if start <= at < stop},
+            None if self.masks is None else self.masks[start:stop],
+            None if self.signal_on_top is None else self.signal_on_top[start:stop],
         )
 
 
@@ -54,13 +63,26 @@ def join(pieces: list[RawRows]) -> RawRows:
     for piece in pieces:
         shift = piece.first - pieces[0].first
         faults.update({at + shift: fault for at, fault in piece.faults.items()})
+    tops = [piece.signal_on_top for piece in pieces if piece.signal_on_top is not None]
     return RawRows(
         pieces[0].first,
         [sample_id for piece in pieces for sample_id in piece.sample_ids],
         np.concatenate([piece.labels for piece in pieces]),
         images,
         faults,
+        _joined_masks(pieces),
+        np.concatenate(tops) if tops else None,
     )
+
+
+def _joined_masks(pieces: list[RawRows]) -> Masks | None:
+    masks = [piece.masks for piece in pieces if piece.masks is not None]
+    arrays = [part for part in masks if isinstance(part, np.ndarray)]
+    if not masks:
+        return None
+    if len(arrays) == len(masks):
+        return np.concatenate(arrays)
+    return [mask for part in masks for mask in part]
 
 
 def rebatch(pieces: Iterable[RawRows], size: int) -> Iterator[RawRows]:

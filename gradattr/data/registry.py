@@ -13,6 +13,7 @@ torch.Size([64, 1, 8, 8])
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 import torch
 
 from gradattr.data.batches import make_batches
+from gradattr.data.blockmnist import BlockMnistReader
 from gradattr.data.cifar import CifarReader
 from gradattr.data.digits import DigitsReader
 from gradattr.data.files import DigestCache, Files
@@ -30,6 +32,7 @@ from gradattr.data.parquet import ParquetReader
 from gradattr.data.preprocess import Shape, output_shape
 from gradattr.data.raw import RawRows
 from gradattr.data.svhn import SvhnReader
+from gradattr.data.theory import TheoryReader
 from gradattr.data.torchvision_sets import TorchvisionReader
 from gradattr.data.types import Batch, DataIndex, FileRef, ShardRef
 from gradattr.data.webdataset import WebDatasetReader
@@ -50,6 +53,8 @@ class Reader(Protocol):
 
 READERS: dict[str, Callable[[Any, Files], Reader]] = {
     "digits": DigitsReader,
+    "blockmnist": BlockMnistReader,
+    "theory": TheoryReader,
     "idx": IdxReader,
     "cifar10": CifarReader,
     "svhn": SvhnReader,
@@ -155,19 +160,31 @@ def load_all(
     labels = torch.empty(index.rows, dtype=torch.int64)
     sample_ids: list[str] = []
     errors = []
+    masks: list[torch.Tensor] = []
+    tops: list[torch.Tensor] = []
     for shard in make_shards(index, index.rows):
         for batch in read_shard(spec, shard, preprocess, batch_size=512, options=options):
             x[batch.rows] = batch.x
             labels[batch.rows] = batch.labels
             sample_ids += batch.sample_ids
             errors += batch.errors
+            masks += [] if batch.masks is None else [batch.masks]
+            tops += [] if batch.signal_on_top is None else [batch.signal_on_top]
     if errors:
         shown = "; ".join(f"{e.sample_id!r}: {e.status}, {e.error}" for e in errors[:5])
         raise DataError(
             f"{len(errors)} of {index.rows} rows cannot be used, all are needed here: {shown}"
             f"{' ...' if len(errors) > 5 else ''}. Repair or remove them"
         )
-    return Batch(x, labels, list(range(index.rows)), sample_ids, [])
+    return Batch(
+        x,
+        labels,
+        list(range(index.rows)),
+        sample_ids,
+        [],
+        torch.cat(masks) if masks else None,
+        torch.cat(tops) if tops else None,
+    )
 
 
 def input_shape(spec: AnyData, index: DataIndex, preprocess: Preprocess) -> Shape:
@@ -177,6 +194,12 @@ def input_shape(spec: AnyData, index: DataIndex, preprocess: Preprocess) -> Shap
     DataError if mean and std, or the colours, do not fit.
     """
     return output_shape(preprocess, source_shape(index.files[0]))
+
+
+def pixel_range(spec: AnyData) -> tuple[float, float]:
+    """(lowest, highest) value that a pixel may have before normalisation: what an adversary may
+    reach. (0, 1), or no bounds where the numbers are not brightness."""
+    return (-math.inf, math.inf) if spec.format == "theory" else (0.0, 1.0)
 
 
 def source_shape(file: FileRef) -> Shape:

@@ -55,6 +55,8 @@ class DataIndex:
     """Channels of a decoded image under color 'auto'; None if it is not known without reading."""
     size: tuple[int, int] | None
     """(height, width) where every image has the same, known without decoding."""
+    masks: bool = False
+    """Whether each image comes with a mask of the region that can have no signal."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -104,6 +106,11 @@ class Batch:
     rows: list[int]
     sample_ids: list[str]
     errors: list[RowError]
+    masks: torch.Tensor | None = None
+    """(n, height, width) bool, True in the null region, where there can be no signal; None: the
+    data has no masks."""
+    signal_on_top: torch.Tensor | None = None
+    """(n,) bool, of BlockMNIST: whether the upper block holds the signal. None: other data."""
 
     def __len__(self) -> int:
         return len(self.rows)
