@@ -15,9 +15,9 @@ FILE_BYTES = 48 << 20
 _GROUP_BYTES = 8 << 20
 _SCALAR_GROUP_ROWS = 122_880
 _MAP_GROUP_ROWS = 4096
-_MAP_COLUMNS = ("map", "map_index", "map_value")
+_MAP_COLUMNS = ("map", "map_index", "map_value", "bins")
 #: Columns of few distinct values, worth a Parquet (not Arrow) dictionary.
-_REPEATED = ("method", "status", "target", "stage", "error")
+_REPEATED = ("method", "status", "target", "stage", "error", "scheme", "split")
 
 
 class TableWriter:
@@ -87,9 +87,12 @@ def group_rows(schema: pa.Schema, bytes_per_row: int) -> int:
 
 def row_bytes(table: pa.Table) -> int:
     """Bytes of one row before compression, from the first row that has a map, else the first."""
-    if "map" not in table.schema.names and "map_index" not in table.schema.names:
+    found = next(
+        (name for name in ("map", "map_index", "bins") if name in table.schema.names), None
+    )
+    if found is None:
         return 0
-    column = table["map" if "map" in table.schema.names else "map_index"]
+    column = table[found]
     kind = (
         column.type.storage_type if isinstance(column.type, pa.BaseExtensionType) else column.type
     )

@@ -45,16 +45,13 @@ def check_bad_rows(manifest: Manifest, rows: int, extras: Sequence[Extra]) -> No
 def check_one_model(run_url: str, shards: Iterable[tuple[str, Extra]]) -> None:
     """IntegrityError if shards were computed with different weights: a trained model was damaged
     and trained anew between two attempts. ``shards`` are (key, extra)."""
-    first: tuple[str, dict[str, str]] | None = None
+    first: dict[str, tuple[str, str]] = {}
     for key, extra in shards:
-        models = extra.get("models")
-        if models is None:
-            continue
-        if first is None:
-            first = key, models
-        elif models != first[1]:
-            raise IntegrityError(
-                f"{run_url}: shards {first[0]} and {key} were computed with different weights of "
-                "the trained model (it was damaged, and trained anew, between two attempts). "
-                "Delete this run's folder and run the same command again"
-            )
+        for role, digest in extra.get("models", {}).items():
+            shard, known = first.setdefault(role, (key, digest))
+            if digest != known:
+                raise IntegrityError(
+                    f"{run_url}: shards {shard} and {key} were computed with different weights of "
+                    "the trained model (it was damaged, and trained anew, between two attempts). "
+                    "Delete this run's folder and run the same command again"
+                )

@@ -9,12 +9,18 @@ from gradattr.plan import Task
 from gradattr.work.attribute import attribute_shard
 from gradattr.work.context import RunContext
 from gradattr.work.outcome import Outcome, attempt
+from gradattr.work.rank import rank_shard
+from gradattr.work.score import score_trials
 from gradattr.work.train import train_model
+from gradattr.work.trial import run_trial
 
 #: Stage name -> what a task of it does. A later kind adds its stages here.
 STAGES: dict[str, Callable[[RunContext, Task], dict[str, Any]]] = {
     "train": train_model,
     "attribute": attribute_shard,
+    "rank": rank_shard,
+    "trial": run_trial,
+    "score": score_trials,
 }
 
 

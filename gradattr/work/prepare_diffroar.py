@@ -98,19 +98,19 @@ def rank_key(ranker: str, split: str, shard: int) -> str:
 
 def _trial_stage(manifest: DiffRoarManifest, todo: list[Trial]) -> Stage:
     workers = {name: spec.train.workers for name, spec in learners(manifest).items() if spec.train}
+    # Without retraining, one task tests every level and arm of a scheme.
+    rows = 1 if manifest.retrain is not False else 2 * len(manifest.levels)
     tasks = tuple(
         Task(
             TRIAL_STAGE,
             trial.key,
-            1,
+            rows,
             {"trial": trial.to_json(), "workers": workers.get(trial.learner, 1)},
         )
         for trial in todo
     )
-    rows = len(tasks)
-    if manifest.retrain is False:
-        rows *= 2 * len(manifest.levels)
-    return Stage(TRIAL_STAGE, tasks, tables=("trials",), expected_rows={"trials": rows})
+    expected = {"trials": rows * len(tasks)}
+    return Stage(TRIAL_STAGE, tasks, tables=("trials",), expected_rows=expected)
 
 
 def _score_stage(manifest: DiffRoarManifest, todo: list[Trial]) -> Stage:

@@ -1,0 +1,89 @@
+"""The variant without retraining: a base model, tested on masked images of every level and arm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradattr.retraining.masking import Masking
+from gradattr.retraining.ranks import kept_count
+from gradattr.storage.objects import open_store
+from gradattr.work.audit import Arm, Trial
+from gradattr.work.context import RunContext
+from gradattr.work.masked_data import MaskedData, masked_data
+from gradattr.work.modules import load_module
+from gradattr.work.prepare_diffroar import TEST
+from gradattr.work.rank import level_bins
+from gradattr.work.resources import choose_device
+
+#: Images per forward pass.
+_BATCH = 256
+
+
+def evaluate_masked(context: RunContext, trial: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Columns of the table 'trials', a row per level and arm, and what the shard's record keeps
+    besides: the weights' digest and, for the paired interval, how many images each arm got right
+    alone."""
+    manifest = context.audit_manifest
+    assert trial.scheme is not None
+    digests: dict[str, str] = {}
+    spec = manifest.models[trial.learner]
+    model = load_module(context, trial.learner, spec, open_store(manifest.store), digests)
+    model = model.to(choose_device(manifest.engine, manifest.runtime)).eval()
+    data = masked_data(context)
+    coordinates = level_bins(manifest, context.shape).coordinates
+    rows: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
+    for level in manifest.levels:
+        right: dict[str, Tensor] = {}
+        for arm in _ARMS:
+            masking = data.masking(TEST, trial.scheme, level, arm)
+            right[arm], loss = _test(model, data, masking)
+            rows.append(
+                {
+                    "row": trial.row * 2 * len(manifest.levels) + len(rows),
+                    "trial": f"{trial.key}-k{100 * level:g}-{arm}",
+                    "scheme": trial.scheme,
+                    "learner": trial.learner,
+                    "variant": trial.variant,
+                    "level": level,
+                    "arm": arm,
+                    "kept": kept_count(coordinates, level),
+                    "accuracy": right[arm].double().mean().item(),
+                    "test_loss": loss,
+                }
+            )
+        pairs.append({"level": level, **_paired(right["top"], right["bottom"])})
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return columns, {"pairs": pairs, "models": digests}
+
+
+_ARMS: tuple[Arm, Arm] = ("top", "bottom")
+
+
+def _paired(top: Tensor, bottom: Tensor) -> dict[str, int]:
+    return {
+        "both": int((top & bottom).sum()),
+        "top_only": int((top & ~bottom).sum()),
+        "bottom_only": int((~top & bottom).sum()),
+        "n": len(top),
+    }
+
+
+@torch.no_grad()
+def _test(model: nn.Module, data: MaskedData, masking: Masking) -> tuple[Tensor, float]:
+    """Which images (n,) the model gets right, and the mean cross-entropy."""
+    x, y = data.images(TEST)
+    device = next(model.parameters()).device
+    right, loss = [], 0.0
+    for start in range(0, len(x), _BATCH):
+        rows = slice(start, start + _BATCH)
+        images = masking.apply(x[rows].to(device), masking.bins[rows].to(device))
+        labels = y[rows].to(device)
+        logits = model(images)
+        right.append((logits.argmax(dim=1) == labels).cpu())
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+    return torch.cat(right), loss / len(x)

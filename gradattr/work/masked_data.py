@@ -1,0 +1,103 @@
+"""What a worker keeps between trials: both data sets, and the ranks of the scheme it read last.
+
+The cache is module state on purpose: a worker process lives through many trials, and this module is
+imported once in each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradattr.data.registry import make_shards
+from gradattr.data.types import Batch, DataIndex
+from gradattr.retraining.masking import Masking
+from gradattr.storage.objects import ObjectStore, open_store
+from gradattr.storage.ranks import read_ranks
+from gradattr.work.audit import Arm, schemes
+from gradattr.work.context import RunContext
+from gradattr.work.prepare_diffroar import RANK_STAGE, TRAIN, rank_key
+from gradattr.work.rank import bins_shape, level_bins
+from gradattr.work.training_data import load_labelled
+
+
+@dataclass
+class MaskedData:
+    """The data sets of an audit in memory, and masks of their images."""
+
+    context: RunContext
+    store: ObjectStore
+    sets: dict[str, Batch] = field(default_factory=dict)
+    _scheme: str | None = None
+    _ranks: dict[str, Tensor] = field(default_factory=dict)
+
+    def images(self, split: str) -> tuple[Tensor, Tensor]:
+        """(n, c, h, w) and labels (n,) of 'train' or 'test', on the CPU; read once."""
+        if split not in self.sets:
+            manifest = self.context.audit_manifest
+            data = manifest.data if split == TRAIN else manifest.test
+            index = DataIndex.from_json(self.context.indexes[split])
+            self.sets[split] = load_labelled(data, index, self.context)
+        return self.sets[split].x, self.sets[split].labels
+
+    def masking(
+        self, split: str, scheme: str, level: float, arm: Arm, *, mask_only: bool = False
+    ) -> Masking:
+        """The masks of a split's images at a level."""
+        manifest = self.context.audit_manifest
+        bins = level_bins(manifest, self.context.shape)
+        keep = {"top": bins.top, "bottom": bins.bottom, "rest": bins.rest}[arm](level)
+        return Masking(self._bins(split, scheme), keep, self.fill(), mask_only)
+
+    def fill(self) -> tuple[float, ...]:
+        """What a removed coordinate becomes, in the units of the model's input."""
+        mask, preprocess = self.context.audit_manifest.mask, self.context.preprocess
+        values = list(mask.value) if isinstance(mask.value, list) else [mask.value]
+        if mask.space == "normalized" or preprocess.mean is None or preprocess.std is None:
+            return tuple(values)
+        mean, std = preprocess.mean, preprocess.std
+        channels = max(len(values), len(mean))
+        values, mean, std = (v * channels if len(v) == 1 else v for v in (values, mean, std))
+        return tuple((v - m) / s for v, m, s in zip(values, mean, std, strict=True))
+
+    def _bins(self, split: str, scheme: str) -> Tensor:
+        if scheme != self._scheme:
+            # One scheme at a time: trials come scheme after scheme, and ranks are large.
+            self._ranks.clear()
+            self._scheme = scheme
+        if split not in self._ranks:
+            self._ranks[split] = torch.from_numpy(self._read(split, scheme))
+        return self._ranks[split]
+
+    def _read(self, split: str, scheme: str) -> np.ndarray:
+        context = self.context
+        manifest = context.audit_manifest
+        index = DataIndex.from_json(context.indexes[split])
+        ranker = next(s.ranker for s in schemes(manifest) if s.scheme == scheme)
+        keys = [
+            (RANK_STAGE, rank_key(ranker, split, shard.index))
+            for shard in make_shards(index, manifest.shard_rows)
+        ]
+        return read_ranks(
+            self.store,
+            context.run_id,
+            context.fingerprint,
+            keys,
+            scheme,
+            index.rows,
+            bins_shape(manifest, context.shape),
+        )
+
+
+_cache: dict[str, MaskedData] = {}
+
+
+def masked_data(context: RunContext) -> MaskedData:
+    """The data of an audit in this process: loaded by the first trial that needs it."""
+    if context.fingerprint not in _cache:
+        _cache.clear()
+        _cache[context.fingerprint] = MaskedData(context, open_store(context.manifest.store))
+    return _cache[context.fingerprint]
