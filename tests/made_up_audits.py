@@ -125,10 +125,12 @@ class MadeUpAudit:
         return {"level": level, **counts}
 
     def shards(self) -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
-        """Key -> rows and 'extra' of each shard of the stage 'trial'."""
+        """Key -> rows and 'extra' of each shard of the stage 'trial'. Without retraining there is
+        one per scheme, as in a real audit; else few, because writing files takes longest."""
         found: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
         for number, row in enumerate(self.rows):
-            rows, _ = found.setdefault(row["trial"], ([], {}))
+            key = row["trial"] if row["seed"] is None else row["variant"]
+            rows, _ = found.setdefault(key, ([], {}))
             rows.append({"row": number, **row})
         if self.variants == ("no_retrain",):
             for rows, extra in found.values():

@@ -153,13 +153,38 @@ def show(
     endpoint_url: EndpointOption = None,
     as_json: JsonOption = False,
     png: Annotated[
-        str | None, typer.Option(help="Also write a contact sheet of maps to this file.")
+        str | None,
+        typer.Option(help="Also draw to this file: a contact sheet of maps; an audit's curves."),
     ] = None,
 ) -> None:
-    """Show a committed run on one screen: accuracy, methods, completeness gaps, bad rows."""
+    """Show a committed run on one screen: accuracy, methods, completeness gaps, bad rows; of an
+    audit its DiffROAR scores and verdicts."""
     from gradattr.cli.stored import show_run
 
     show_run(run, store, endpoint_url, as_json, png)
+
+
+@app.command(rich_help_panel="Look")
+def plot(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="DiffROAR audits: run ids, runs' URLs, or manifests' files."
+        ),
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="File to write: .png, .svg or .pdf.")
+    ] = "curves.png",
+    pred_power: Annotated[
+        bool, typer.Option("--pred-power", help="Below: the accuracies of both arms.")
+    ] = False,
+    store: StoreOption = "results",
+    endpoint_url: EndpointOption = None,
+) -> None:
+    """Draw the DiffROAR curves of committed audits, side by side."""
+    from gradattr.cli.scores import plot_runs
+
+    plot_runs(runs, output, pred_power, store, endpoint_url)
 
 
 @app.command(rich_help_panel="Look")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradattr.cli.locate import locate, open_root
 from gradattr.cli.output import human_bytes, number, print_json, print_table
+from gradattr.cli.scores import print_scores
 from gradattr.errors import IntegrityError
 
 #: What one query may take.
@@ -79,7 +80,11 @@ def show_run(
 
     opened = Run(*locate(run, store, endpoint_url))
     summary = summarise(opened)
-    if png is not None:
+    if png is not None and summary["diffroar"]:
+        from gradattr.report.curves import panels_of, plot_curves
+
+        plot_curves(panels_of(opened), png)
+    elif png is not None:
         from gradattr.report.contact_sheet import contact_sheet
 
         contact_sheet(opened, png)
@@ -88,7 +93,7 @@ def show_run(
         return
     _print_summary(summary)
     if png is not None:
-        print(f"Contact sheet: {png}")
+        print(f"{'Curves' if summary['diffroar'] else 'Contact sheet'}: {png}")
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
@@ -135,6 +140,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
             ],
             right=["epochs", "loss", "accuracy", "test accuracy"],
         )
+    print_scores(summary)
 
 
 def query_run(

@@ -105,20 +105,29 @@ class Run:
         head = f"<b>{html.escape(self.run_id)}</b>: {summary['rows']} rows"
         if accuracy is not None:
             head += f", accuracy {accuracy:.2%}"
+        names: tuple[str, ...]
+        if summary["diffroar"]:
+            names = ("scheme", "learner", "variant", "level", "diffroar", "low", "high", "verdict")
+            cells = [[_shown(row[name]) for name in names] for row in summary["diffroar"]]
+        else:
+            names = ("method", "rows", "bad", "median completeness gap")
+            cells = [
+                [m["method"], m["rows"], m["bad"], _percent(m["median_gap"])]
+                for m in summary["methods"]
+            ]
         rows = "".join(
-            "<tr>"
-            + "".join(
-                f"<td>{html.escape(str(cell))}</td>"
-                for cell in (
-                    m["method"],
-                    m["rows"],
-                    m["bad"],
-                    "" if m["median_gap"] is None else f"{m['median_gap']:.2%}",
-                )
-            )
-            + "</tr>"
-            for m in summary["methods"]
+            "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+            for row in cells
         )
-        names = ("method", "rows", "bad", "median completeness gap")
         columns = "".join(f"<th>{name}</th>" for name in names)
         return f"<p>{head}</p><table><tr>{columns}</tr>{rows}</table>"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
+
+
+def _shown(value: object) -> object:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else value

@@ -26,6 +26,7 @@ class Summarised(Protocol):
     @property
     def tables(self) -> list[str]: ...
     def sql(self, text: str) -> pa.Table: ...
+    def table(self, name: str) -> pa.Table: ...
 
 
 _METHODS = """
@@ -50,9 +51,16 @@ SELECT model, max(epoch) AS epochs, arg_max(loss, epoch) AS loss,
 FROM training GROUP BY model ORDER BY model DESC
 """
 
+_TRIALS = """
+SELECT variant, count(*) AS trials, sum(epochs) AS epochs, min(accuracy) AS lowest,
+       max(accuracy) AS highest
+FROM trials GROUP BY variant ORDER BY min("row")
+"""
+
 
 def summarise(run: Summarised) -> dict[str, Any]:
-    """JSON of what ``gradattr show`` prints: rows, bytes, accuracy, a line per method, training."""
+    """JSON of what ``gradattr show`` prints: rows, bytes, accuracy, a line per method, training; of
+    an audit its trials, and the scores of every scheme and level."""
     summary: dict[str, Any] = {
         "run_id": run.run_id,
         "uri": run.uri,
@@ -62,6 +70,8 @@ def summarise(run: Summarised) -> dict[str, Any]:
         "accuracy": None,
         "methods": [],
         "training": [],
+        "trials": [],
+        "diffroar": [],
         "errors": {},
         "notes": [],
     }
@@ -72,6 +82,10 @@ def summarise(run: Summarised) -> dict[str, Any]:
         summary["methods"] = [found[method] for method in run.methods if method in found]
     if "training" in run.tables:
         summary["training"] = run.sql(_TRAINING).to_pylist()
+    if "diffroar" in run.tables:
+        summary["trials"] = run.sql(_TRIALS).to_pylist()
+        # Not by SQL, which need not keep the order of the manifest.
+        summary["diffroar"] = run.table("diffroar").to_pylist()
     if "errors" in run.tables:
         counted = run.sql(
             "SELECT status, count(*) AS n FROM errors GROUP BY status ORDER BY n DESC"

@@ -1,0 +1,239 @@
+"""DiffROAR curves: accuracy on the top-k coordinates minus accuracy on the bottom-k, against k.
+
+One panel per data set (run, and architecture that is retrained), one line per scheme with its 95 %
+interval as a band, and in grey how large a difference chance alone makes (the noise floor). Below,
+if asked for, PredPower of both arms: what the differences are made of.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradattr.errors import UsageError
+from gradattr.report.results import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours, which colour-blind readers can tell apart; black last, for 'random'.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_RANDOM = ("#000000", ".")
+_WIDTH, _HEIGHT, _LOWER = 5.0, 3.9, 2.7
+
+#: Variants in the order in which a panel prefers them for its lines.
+_MAIN = ("retrain", "no_retrain")
+CONTROL = "mask_only"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one panel shows."""
+
+    title: str
+    variant: str
+    scores: list[dict[str, Any]]
+    """Rows of the table ``diffroar`` of the variant and of the control, by level."""
+    power: list[dict[str, Any]]
+    """Rows of the table ``pred_power`` of the variant, by level."""
+
+    @property
+    def schemes(self) -> list[str]:
+        return list(dict.fromkeys(row["scheme"] for row in self.scores))
+
+    def line(self, scheme: str, variant: str) -> list[dict[str, Any]]:
+        """The scheme's scores by ascending level."""
+        return [row for row in self.scores if row["scheme"] == scheme and row["variant"] == variant]
+
+    @property
+    def noise_floor(self) -> float | None:
+        found = (row["noise_floor"] for row in self.scores)
+        return next((floor for floor in found if floor is not None), None)
+
+
+def panels_of(run: Run) -> list[Panel]:
+    """A run's panels: one for each architecture that it retrains (or base model that it evaluates).
+
+    UsageError: the run is no DiffROAR audit.
+    """
+    if "diffroar" not in run.tables:
+        raise UsageError(
+            f"run {run.run_id} is of kind {run.manifest['kind']!r} and has no DiffROAR scores to "
+            "plot; a manifest of kind 'diffroar' makes them"
+        )
+    scores = run.sql("SELECT * FROM diffroar ORDER BY level").to_pylist()
+    power = run.sql("SELECT * FROM pred_power ORDER BY level").to_pylist()
+    # The order of the manifest, which the tables keep and SQL does not.
+    order = list(dict.fromkeys(run.table("diffroar")["scheme"].to_pylist()))
+    scores.sort(key=lambda row: order.index(row["scheme"]))
+    learners = list(dict.fromkeys(row["learner"] for row in scores))
+    found = []
+    for learner in learners:
+        mine = [row for row in scores if row["learner"] == learner]
+        variant = next(v for v in _MAIN if any(row["variant"] == v for row in mine))
+        found.append(
+            Panel(
+                title=run.manifest["name"] + (f": {learner}" if len(learners) > 1 else ""),
+                variant=variant,
+                scores=[row for row in mine if row["variant"] in (variant, CONTROL)],
+                power=[r for r in power if r["learner"] == learner and r["variant"] == variant],
+            )
+        )
+    return found
+
+
+def plot_curves(panels: Sequence[Panel], path: str | Path, *, pred_power: bool = False) -> Path:
+    """Draw the panels side by side into a .png, .svg or .pdf file; return its path.
+
+    ``pred_power`` adds a second row. UsageError: no panels, or another kind of file.
+    """
+    target = Path(path)
+    kind = target.suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg", "pdf"):
+        raise UsageError(f"{target}: expected a name that ends in .png, .svg or .pdf")
+    if not panels:
+        raise UsageError("there is nothing to plot: name at least one run")
+    import matplotlib
+
+    figure = curves_figure(panels, pred_power=pred_power)
+    buffer = io.BytesIO()
+    # The same bytes whenever it is drawn: no date, and ids of SVG elements that do not change.
+    metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+    with matplotlib.rc_context({"svg.hashsalt": "gradattr"}):
+        figure.savefig(buffer, format=kind, metadata=metadata)
+    target.write_bytes(buffer.getvalue())
+    return target
+
+
+def curves_figure(panels: Sequence[Panel], *, pred_power: bool = False) -> Figure:
+    """The figure itself: one column per panel; with ``pred_power`` a second row."""
+    # Figure and not pyplot: no global state, no window system, safe in threads.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height = _HEIGHT + (_LOWER if pred_power else 0)
+    figure = Figure(figsize=(_WIDTH * len(panels), height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    ratios = [_HEIGHT, _LOWER] if pred_power else [_HEIGHT]
+    axes = figure.subplots(len(ratios), len(panels), squeeze=False, height_ratios=ratios)
+    styles = _styles(panels)
+    for column, panel in enumerate(panels):
+        _difference_panel(axes[0][column], panel, styles)
+        if pred_power:
+            _power_panel(axes[1][column], panel, styles)
+        axes[-1][column].set_xlabel("coordinates kept, k (%)")
+    axes[0][0].set_ylabel("DiffROAR: top-k − bottom-k")
+    if pred_power:
+        axes[1][0].set_ylabel("PredPower: test accuracy")
+    _legend(figure)
+    return figure
+
+
+def _styles(panels: Sequence[Panel]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each scheme, the same in every panel."""
+    names = list(dict.fromkeys(name for panel in panels for name in panel.schemes))
+    coloured = [name for name in names if name != "random"]
+    return {"random": _RANDOM} | {
+        name: (_COLOURS[i % len(_COLOURS)], _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)])
+        for i, name in enumerate(coloured)
+    }
+
+
+def _difference_panel(axis: Any, panel: Panel, styles: dict[str, tuple[str, str]]) -> None:
+    axis.axhline(0, color="0.4", linewidth=0.8, zorder=1)
+    if panel.noise_floor is not None:
+        floor = panel.noise_floor
+        axis.axhspan(-floor, floor, color="0.87", linewidth=0, zorder=0, label="noise floor")
+    for scheme in panel.schemes:
+        _scheme_line(axis, panel.line(scheme, panel.variant), scheme, styles[scheme])
+        control = panel.line(scheme, CONTROL)
+        x, y = _column(control, "level") * 100, _column(control, "diffroar")
+        axis.plot(x, y, color=styles[scheme][0], linestyle=":", linewidth=1.2)
+    if any(row["variant"] == CONTROL for row in panel.scores):
+        axis.plot([], [], color="0.3", linestyle=":", linewidth=1.2, label="trained on masks alone")
+    _finish(axis)
+    axis.set_title(_title(panel), fontsize=9)
+
+
+def _scheme_line(
+    axis: Any, rows: Sequence[dict[str, Any]], scheme: str, style: tuple[str, str]
+) -> None:
+    colour, marker = style
+    x, y = _column(rows, "level") * 100, _column(rows, "diffroar")
+    low, high = _column(rows, "low"), _column(rows, "high")
+    axis.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.4, label=scheme)
+    if scheme == "random":
+        # Bars, because a grey band would look like the noise floor.
+        axis.errorbar(x, y, np.stack([y - low, high - y]), color=colour, linewidth=1, capsize=2)
+    else:
+        axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _power_panel(axis: Any, panel: Panel, styles: dict[str, tuple[str, str]]) -> None:
+    for scheme in panel.schemes:
+        colour, marker = styles[scheme]
+        for arm, line in (("top", "-"), ("bottom", "--")):
+            rows = [r for r in panel.power if r["scheme"] == scheme and r["arm"] == arm]
+            axis.plot(
+                _column(rows, "level") * 100,
+                _column(rows, "mean"),
+                color=colour,
+                marker=marker,
+                markersize=3,
+                linestyle=line,
+                linewidth=1.2,
+            )
+    for arm, line in (("top-k kept", "-"), ("bottom-k kept", "--")):
+        axis.plot([], [], color="0.3", linestyle=line, linewidth=1.2, label=arm)
+    _finish(axis)
+
+
+def _legend(figure: Any) -> None:
+    """One for all panels and below them, where it hides nothing."""
+    found: dict[str, Any] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    columns = max(3, min(len(found), int(3 * figure.get_figwidth() / _WIDTH)))
+    figure.legend(
+        found.values(),
+        found.keys(),
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+    )
+
+
+def _finish(axis: Any) -> None:
+    axis.set_xlim(0, 101)
+    axis.set_xticks(range(0, 101, 20))
+    axis.tick_params(labelsize=8)
+    axis.grid(axis="y", color="0.92", linewidth=0.6, zorder=0)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def _title(panel: Panel) -> str:
+    count = max((row["n"] for row in panel.scores), default=0)
+    if panel.variant == "no_retrain":
+        how = f"not retrained, {count:,} test images"
+    else:
+        how = f"{count} seed{'s' if count != 1 else ''}"
+    if count > 1:
+        how += ", 95 % intervals"
+    if panel.noise_floor is not None and panel.variant != "no_retrain":
+        how += f", noise floor ±{panel.noise_floor:.3f}"
+    return f"{panel.title}\n{how}"
+
+
+def _column(rows: Sequence[dict[str, Any]], name: str) -> np.ndarray:
+    """A column as floats; NaN, which is not drawn, for null."""
+    return np.array([np.nan if row[name] is None else row[name] for row in rows], np.float64)

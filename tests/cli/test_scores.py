@@ -1,0 +1,67 @@
+"""An audit on the command line: show, plot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradattr.storage.objects import open_store
+from tests.made_up_audits import EFFECTS, MadeUpAudit
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audits")
+    for audit in (MadeUpAudit(), MadeUpAudit(name="quick", variants=("no_retrain",))):
+        audit.write(open_store(str(folder)))
+    return folder
+
+
+def test_show_has_a_verdict_per_scheme_and_level(gradattr: Any, store: Path) -> None:
+    done = gradattr("show", "made-up", "--store", str(store))
+    assert done.code == 0, done.err
+    for word in (*EFFECTS, "satisfies", "violates", "noise floor", "n = 5 seeds", "Control", "k"):
+        assert word in done.out
+    (line,) = [line for line in done.out.split("Control")[0].splitlines() if " 10 %" in line][:1]
+    assert line.index("violates") < line.index("satisfies")
+
+
+def test_show_without_retraining_counts_images(gradattr: Any, store: Path) -> None:
+    done = gradattr("show", "quick", "--store", str(store))
+    assert "n = 1000 test images" in done.out
+    assert "noise floor" not in done.out
+
+
+def test_show_as_json_holds_every_score(gradattr: Any, store: Path) -> None:
+    shown = json.loads(gradattr("show", "made-up", "--store", str(store), "--json").out)
+    assert len(shown["diffroar"]) == len(EFFECTS) * (8 + 7)
+    assert {score["verdict"] for score in shown["diffroar"]} >= {"satisfies", "floor"}
+    assert {trials["variant"] for trials in shown["trials"]} == {"retrain", "mask_only"}
+
+
+def test_plot_draws_several_runs(gradattr: Any, store: Path, tmp_path: Path) -> None:
+    target = tmp_path / "curves.png"
+    where = ("--store", str(store), "-o", str(target), "--pred-power")
+    done = gradattr("plot", "made-up", "quick", *where)
+    assert (done.code, done.out.strip()) == (0, f"Curves: {target}")
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_show_draws_the_curves_too(gradattr: Any, store: Path, tmp_path: Path) -> None:
+    target = tmp_path / "curves.png"
+    done = gradattr("show", "made-up", "--store", str(store), "--png", str(target))
+    assert f"Curves: {target}" in done.out
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_without_scores_is_refused(
+    gradattr: Any, finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    target = tmp_path / "curves.png"
+    done = gradattr("plot", finished[1], "--store", str(finished[0]), "-o", str(target))
+    assert done.code == 2
+    assert "no DiffROAR scores to plot" in done.err
+    assert not target.exists()
