@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
@@ -14,7 +14,9 @@ from gradattr.manifest.model import ModelSpec, TrainingRecipe
 
 _DATA: TypeAdapter[Any] = TypeAdapter(DataSpec)
 
-Baseline = Literal["random", "linear"]
+Baseline = Literal["random", "linear", "signal_first", "null_first"]
+
+_BASELINES = get_args(Baseline)
 
 Level = Annotated[float, Field(gt=0, le=1)]
 
@@ -62,8 +64,9 @@ class DiffRoarManifest(ManifestBase):
     target: Target = "logit_pred"
     """The scalar that is differentiated."""
     baselines: list[Baseline] = Field(default_factory=_both_baselines)
-    """Orders that no base model supplies: random for each image; and the gradient of a linear
-    model trained on the same data."""
+    """Orders that no base model supplies: random for each image; the gradient of a linear model
+    trained on the same data; and, of data with masks, what the best and the worst possible order
+    would score: the region without signal last, or first."""
     levels: list[Level] = Field(
         default=[0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
         min_length=1,
@@ -113,7 +116,7 @@ class DiffRoarManifest(ManifestBase):
                 "give each an 'id' of its own"
             )
         for method in self.methods:
-            if method.name in ("random", "linear"):
+            if method.name in _BASELINES:
                 raise ValueError(
                     f"methods: '{method.name}' needs no base model; it stands under 'baselines'"
                 )
@@ -123,8 +126,13 @@ class DiffRoarManifest(ManifestBase):
                 raise ValueError(f"{name}: a value stands there twice")
         if self.levels != sorted(self.levels):
             raise ValueError("levels: give them in ascending order")
-        if "random" in self.models or "linear" in self.models:
-            raise ValueError("models: 'random' and 'linear' are names of baselines; use others")
+        for name in self.models:
+            if name in _BASELINES:
+                raise ValueError(f"models: '{name}' is the name of a baseline; use another")
+        if not (self.data.has_masks and self.test.has_masks):
+            for name in self.baselines:
+                if name in ("signal_first", "null_first"):
+                    raise ValueError(f"baselines: '{name}' needs data and test with masks")
         for name, model in self.models.items():
             if model.train is None and self.retrain is None:
                 raise ValueError(

@@ -16,9 +16,12 @@ from gradattr.manifest.model import AnyModel, LinearModel, TrainingRecipe, Train
 from gradattr.seeds import derive_seed
 from gradattr.work.context import method_id
 
-#: The baselines, which are their own rankers.
+#: The baselines, which are their own rankers. All but the linear one do without a model.
 RANDOM = "random"
 LINEAR = "linear"
+SIGNAL_FIRST = "signal_first"
+NULL_FIRST = "null_first"
+MODEL_FREE = (RANDOM, SIGNAL_FIRST, NULL_FIRST)
 
 Variant = Literal["retrain", "mask_only", "roar", "no_retrain"]
 Arm = Literal["top", "bottom", "rest"]
@@ -29,7 +32,7 @@ class Scheme:
     """A way to order the coordinates of every image."""
 
     scheme: str
-    """'<base model>/<method id>', 'random' or 'linear'."""
+    """'<base model>/<method id>', or the name of a baseline."""
     model: str | None
     """The base model that supplies the maps; None for the baselines."""
     method: str
@@ -83,7 +86,7 @@ def ranker_methods(manifest: DiffRoarManifest, ranker: str) -> list[MethodSpec]:
     if ranker == LINEAR:
         # Of |score| only the order counts, so the gradient and its magnitude are the same scheme.
         return [GradientMethod(name="saliency", id=LINEAR)]
-    return [] if ranker == RANDOM else list(manifest.methods)
+    return [] if ranker in MODEL_FREE else list(manifest.methods)
 
 
 def base_models(manifest: DiffRoarManifest) -> dict[str, AnyModel]:

@@ -20,7 +20,7 @@ from gradattr.seeds import sample_seeds
 from gradattr.storage.objects import open_store
 from gradattr.storage.ranks import ranks_schema, ranks_table
 from gradattr.storage.shards import ShardWriter
-from gradattr.work.audit import RANDOM, Scheme, schemes
+from gradattr.work.audit import MODEL_FREE, NULL_FIRST, RANDOM, Scheme, schemes
 from gradattr.work.context import RunContext
 from gradattr.work.rankers import Ranker, load_ranker
 from gradattr.work.training_data import check_labels
@@ -47,7 +47,7 @@ def rank_shard(context: RunContext, task: Task) -> dict[str, Any]:
     manifest = context.audit_manifest
     ranker_name, split = task.payload["ranker"], task.payload["split"]
     own = [scheme for scheme in schemes(manifest) if scheme.ranker == ranker_name]
-    ranker = None if ranker_name == RANDOM else load_ranker(context, ranker_name)
+    ranker = None if ranker_name in MODEL_FREE else load_ranker(context, ranker_name)
     bins = level_bins(manifest, context.shape)
     schema = ranks_schema(bins_shape(manifest, context.shape), bins.levels, bins.cuts)
     writer = ShardWriter(
@@ -92,8 +92,8 @@ def _ranks(
     seeds = sample_seeds(manifest.seed, f"ties {split} {scheme.scheme}", batch.sample_ids)
     per_pixel = manifest.mask.per_pixel
     if attribution is None:
-        # Everything tied, and ties in random order: the random scheme.
-        scores = torch.zeros_like(batch.x)
+        # Ties stand in random order; with everything tied that is the random scheme.
+        scores = _model_free(scheme.scheme, batch)
         return bins.rank(scores, seeds, ties="random", per_pixel=per_pixel).numpy()
     bad = [at for at, status in enumerate(attribution.status) if status != "ok"]
     if bad:
@@ -104,6 +104,15 @@ def _ranks(
         )
     ranks = bins.rank(attribution.maps, seeds, ties=manifest.mask.ties, per_pixel=per_pixel)
     return ranks.cpu().numpy()
+
+
+def _model_free(baseline: str, batch: Batch) -> torch.Tensor:
+    """Scores (n, c, h, w) of an order that no model supplies."""
+    if baseline == RANDOM:
+        return torch.zeros_like(batch.x)
+    assert batch.masks is not None
+    null = batch.masks if baseline == NULL_FIRST else ~batch.masks
+    return null[:, None].expand_as(batch.x).to(batch.x.dtype)
 
 
 def _attributions(ranker: Ranker, batch: Batch, seed: int) -> list[Attribution]:

@@ -255,3 +255,39 @@ def test_parts_that_do_not_fit_are_told_before_anything_is_written(
     with pytest.raises(error, match=text):
         run(audit(**changes))
     assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_the_best_and_the_worst_order_frame_every_other(audit: Any) -> None:
+    """On BlockMNIST half of the coordinates carry everything: whoever keeps the signal first scores
+    as high as possible, whoever keeps it last as low."""
+    blocks = {"format": "blockmnist", "digits": [0, 1]}
+    found = finished(
+        audit(
+            data={**blocks, "split": "train"},
+            test={**blocks, "split": "test"},
+            preprocess={},
+            models={
+                "mlp": {
+                    "arch": "mlp",
+                    "hidden": [32],
+                    "train": {"epochs": 15, "lr": 0.05, "batch_size": 32},
+                }
+            },
+            baselines=["random", "signal_first", "null_first"],
+            levels=[0.2, 0.5, 1.0],
+            seeds=3,
+            mask_only=False,
+        )
+    )
+    score = {(row["scheme"], row["level"]): row for row in found.table("diffroar").to_pylist()}
+    for level in (0.2, 0.5):
+        best, worst = score["signal_first", level], score["null_first", level]
+        assert best["verdict"] == "satisfies"
+        assert worst["verdict"] == "violates"
+        assert best["diffroar"] > 0.3
+        print(found.sql("select scheme,level,arm,mean,sd from pred_power").to_pandas())
+        # Equally: but for chance, which 70 test images leave some room.
+        assert best["diffroar"] == pytest.approx(-worst["diffroar"], abs=0.2)
+        assert score["random", level]["verdict"] == "undecided"
+        assert abs(score["random", level]["diffroar"]) < 0.1
+    assert score["signal_first", 1.0]["verdict"] == "floor"
