@@ -111,6 +111,7 @@ def _run_stages(
         return
     with _executor(prepared.context, stop, open_executor) as executor, stop.patience():
         listener(Event("note", f"running on {executor.describe()}"))
+        executor.check([task for tasks in missing.values() for task in tasks])
         for stage in prepared.plan.stages:
             if missing[stage.name]:
                 _run_stage(stage, missing[stage.name], prepared, executor, listener, log, stop)

@@ -20,6 +20,10 @@ class Executor(Protocol):
     def describe(self) -> str:
         """Where tasks run, for people."""
 
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Raise UsageError if one of these tasks can never be carried out here; asked before the
+        first of them is."""
+
     def run(self, tasks: Sequence[Task], stopped: Stopped) -> Iterator[Outcome]:
         """Yield one outcome per attempt; the caller decides about another attempt by
         sending the task again. Stops handing out tasks once ``stopped()`` is true, waits for
@@ -34,6 +38,9 @@ class InlineExecutor:
 
     def describe(self) -> str:
         return "this process, without Ray"
+
+    def check(self, tasks: Sequence[Task]) -> None:
+        """One process can do every task, if slowly: also one that asks for several workers."""
 
     def run(self, tasks: Sequence[Task], stopped: Stopped) -> Iterator[Outcome]:
         for task in tasks:

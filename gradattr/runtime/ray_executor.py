@@ -1,4 +1,5 @@
-"""Tasks on Ray: one call per shard, a bounded number in flight, outcomes as they come."""
+"""Tasks on Ray: one call per shard, a bounded number in flight, outcomes as they come. Trials, and
+trainings by several workers, go in packs (packs.py)."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from gradattr.errors import ShardError
 from gradattr.manifest.operation import Runtime
 from gradattr.plan import Task
 from gradattr.runtime.executor import Executor, Stopped
+from gradattr.runtime.packs import Packs
 from gradattr.runtime.ray_cluster import check_resources, connect
 from gradattr.runtime.ray_watch import HEAD_SECONDS, RayWatch
 from gradattr.work.context import RunContext
@@ -26,6 +28,9 @@ IN_FLIGHT_PER_SLOT = 2
 
 #: Seconds that running shards get to finish after Ctrl-C or SIGTERM.
 GRACE_SECONDS = 30.0
+
+#: Stages whose tasks are many and alike, and are pulled by workers of Ray Train.
+PACKED_STAGES = frozenset({"trial"})
 
 
 @ray.remote(max_retries=0)
@@ -47,11 +52,22 @@ class RayExecutor:
         self._threads = max(1, int(runtime.cpus_per_task))
         self._head, self._raylet = _watches(runtime)
         self._slots = 1
+        self._packs = Packs(context.to_json(), runtime, self._head_is_there, GRACE_SECONDS)
 
     def describe(self) -> str:
         return self._description
 
+    def check(self, tasks: Sequence[Task]) -> None:
+        self._packs.check(max(map(_width, tasks), default=1))
+
     def run(self, tasks: Sequence[Task], stopped: Stopped) -> Iterator[Outcome]:
+        alone = [task for task in tasks if _width(task) == 0]
+        yield from self._run_alone(alone, stopped)
+        for width in sorted({_width(task) for task in tasks} - {0}):
+            together = [task for task in tasks if _width(task) == width]
+            yield from self._packs.run(together, width, stopped)
+
+    def _run_alone(self, tasks: Sequence[Task], stopped: Stopped) -> Iterator[Outcome]:
         waiting = deque(tasks)
         running: dict[Any, Task] = {}
         try:
@@ -88,13 +104,17 @@ class RayExecutor:
     def _limit(self) -> int:
         # Asked each time, because clusters grow and shrink; but not of a head that is away,
         # because that call would wait until Ray ends the process.
-        if self._raylet is not None:
-            self._raylet.is_there()
-        if self._head is None or self._head.is_there():
+        if self._head_is_there():
             self._slots = self._count_slots()
         if self._runtime.workers != "auto" and self._runtime.workers < self._slots:
             return self._runtime.workers
         return IN_FLIGHT_PER_SLOT * self._slots
+
+    def _head_is_there(self) -> bool:
+        """ShardError if the head has been away for too long, or the raylet is gone."""
+        if self._raylet is not None:
+            self._raylet.is_there()
+        return self._head is None or self._head.is_there()
 
     def _count_slots(self) -> int:
         have = ray.cluster_resources()
@@ -123,6 +143,12 @@ class RayExecutor:
         if self._raylet is not None:
             self._raylet.is_there(at_once=True)
         return Outcome(task.stage, task.key, "crashed", error=text)
+
+
+def _width(task: Task) -> int:
+    """Workers of the pack that a task is for; 0 for a task that needs none."""
+    workers = int(task.payload.get("workers", 1))
+    return workers if workers > 1 or task.stage in PACKED_STAGES else 0
 
 
 def _watches(runtime: Runtime) -> tuple[RayWatch | None, RayWatch | None]:
