@@ -8,7 +8,6 @@ from gradattr.data.registry import (
     load_all,
     make_shards,
     pick_shards,
-    pixel_range,
     read_shard,
     sample_shards,
 )
@@ -28,7 +27,6 @@ __all__ = [
     "make_shards",
     "output_shape",
     "pick_shards",
-    "pixel_range",
     "preprocess_images",
     "read_shard",
     "sample_shards",

@@ -113,7 +113,6 @@ class BlockMnistReader:
             names,
             1,
             (2 * SIDE, SIDE),
-            masks=True,
         )
 
     def read(self, shard: ShardRef, batch_size: int) -> Iterator[RawRows]:

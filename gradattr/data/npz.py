@@ -77,7 +77,6 @@ class NpzReader:
             names,
             image[0],
             (image[1], image[2]),
-            masks=spec.masks is not None,
         )
 
     def read(self, shard: ShardRef, batch_size: int) -> Iterator[RawRows]:

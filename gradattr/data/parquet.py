@@ -99,7 +99,6 @@ class ParquetReader:
             found.names,
             shape[0] if shape else None,
             (shape[1], shape[2]) if shape and found.raw else None,
-            masks=self.spec.mask is not None,
         )
 
     def _look(self, url: str, found: _Found) -> None:

@@ -13,7 +13,6 @@ torch.Size([64, 1, 8, 8])
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
@@ -194,12 +193,6 @@ def input_shape(spec: AnyData, index: DataIndex, preprocess: Preprocess) -> Shap
     DataError if mean and std, or the colours, do not fit.
     """
     return output_shape(preprocess, source_shape(index.files[0]))
-
-
-def pixel_range(spec: AnyData) -> tuple[float, float]:
-    """(lowest, highest) value that a pixel may have before normalisation: what an adversary may
-    reach. (0, 1), or no bounds where the numbers are not brightness."""
-    return (-math.inf, math.inf) if spec.format == "theory" else (0.0, 1.0)
 
 
 def source_shape(file: FileRef) -> Shape:

@@ -40,7 +40,7 @@ class TheoryReader:
             rows,
             {"image": [1, *size]},
         )
-        return DataIndex("theory", rows, (ref,), 2, names, 1, size, masks=True)
+        return DataIndex("theory", rows, (ref,), 2, names, 1, size)
 
     def read(self, shard: ShardRef, batch_size: int) -> Iterator[RawRows]:
         (ref,) = shard.files

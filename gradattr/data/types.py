@@ -55,8 +55,6 @@ class DataIndex:
     """Channels of a decoded image under color 'auto'; None if it is not known without reading."""
     size: tuple[int, int] | None
     """(height, width) where every image has the same, known without decoding."""
-    masks: bool = False
-    """Whether each image comes with a mask of the region that can have no signal."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

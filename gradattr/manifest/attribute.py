@@ -30,7 +30,17 @@ class AttributeManifest(ManifestBase):
     """The scalar that is differentiated."""
     shard_rows: Annotated[int, Field(gt=0, le=100_000)] = 512
     """Rows per task: what is lost at most when a worker dies. Results do not depend on it."""
+    leakage_levels: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        default=[0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3], max_length=100
+    )
+    """Of data with masks: for these shares of the highest-ranked pixels of each map, the table
+    'leakage' says how many lie where there can be no signal. Empty: no such table."""
     errors: Errors = Field(default_factory=Errors)
+
+    @property
+    def measures_leakage(self) -> bool:
+        """Whether the run has a table 'leakage'."""
+        return self.data.has_masks and bool(self.leakage_levels)
 
     @model_validator(mode="after")
     def _consistent(self) -> AttributeManifest:
@@ -41,6 +51,8 @@ class AttributeManifest(ManifestBase):
                 f"methods: {', '.join(twice)} stands there more than once; "
                 "give each an 'id' of its own"
             )
+        if self.leakage_levels != sorted(set(self.leakage_levels)):
+            raise ValueError("leakage_levels: give them in ascending order, each once")
         for method in self.methods:
             if isinstance(method, LinearMethod) and method.train is None and not self.model.train:
                 raise ValueError(

@@ -28,6 +28,11 @@ class DataBase(Spec):
     max_pixels: Positive = 50_000_000
     """Images with more pixels than this (width x height) are refused as 'too_large'."""
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether each image comes with a mask of the region that can have no signal."""
+        return False
+
 
 class DigitsData(DataBase):
     """scikit-learn's 1 797 handwritten digits, 8x8 grey, inside the package: no download."""
@@ -58,6 +63,10 @@ class BlockMnistData(DataBase):
     seed: Seed = 0
     """Decides, with an image's sample id, where its digit stands."""
 
+    @property
+    def has_masks(self) -> bool:
+        return True
+
     @model_validator(mode="after")
     def _source(self) -> BlockMnistData:
         if (self.images is None) != (self.labels is None):
@@ -85,6 +94,10 @@ class TheoryData(DataBase):
     rows: Positive | None = None
     """Images to draw. Default, without noise: the d points that differ, each once."""
     seed: Seed = 0
+
+    @property
+    def has_masks(self) -> bool:
+        return True
 
     @model_validator(mode="after")
     def _counted(self) -> TheoryData:
@@ -147,6 +160,10 @@ class ParquetData(DataBase):
     encoded images (PNG), or, with a raw image column, height x width booleans or numbers. A null
     marks nothing."""
 
+    @property
+    def has_masks(self) -> bool:
+        return self.mask is not None
+
 
 class NpzData(DataBase):
     """A NumPy .npz or .npy file (never with pickled objects)."""
@@ -161,6 +178,10 @@ class NpzData(DataBase):
     """Array (n, h, w) of booleans or numbers, not 0 where an image can have no signal."""
     layout: Literal["nhwc", "nchw"] = "nhwc"
     """Order of axes of a 4-dimensional array."""
+
+    @property
+    def has_masks(self) -> bool:
+        return self.masks is not None
 
 
 class WebDatasetData(DataBase):
@@ -186,8 +207,6 @@ class TorchvisionData(DataBase):
 
 AnyData = Annotated[
     DigitsData
-    | BlockMnistData
-    | TheoryData
     | IdxData
     | CifarData
     | SvhnData
@@ -195,7 +214,9 @@ AnyData = Annotated[
     | ParquetData
     | NpzData
     | WebDatasetData
-    | TorchvisionData,
+    | TorchvisionData
+    | BlockMnistData
+    | TheoryData,
     Field(discriminator="format"),
 ]
 

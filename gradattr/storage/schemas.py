@@ -11,7 +11,14 @@ from gradattr.canonical import digest_json
 from gradattr.errors import UsageError
 from gradattr.storage.audit_tables import DIFFROAR, PRED_POWER, RANKS, TRIALS
 from gradattr.storage.maps import map_fields
-from gradattr.storage.table_spec import ERROR, METHOD, ROW, SAMPLE, STATUS, TableSpec
+from gradattr.storage.table_spec import ERROR, METHOD, ROW, SAMPLE, STATUS, Column, TableSpec
+
+SIGNAL_ON_TOP: Column = (
+    "signal_on_top",
+    pa.bool_(),
+    True,
+    "BlockMNIST: whether the upper block holds the signal; null for other data",
+)
 
 PREDICTIONS = TableSpec(
     "predictions",
@@ -26,6 +33,7 @@ PREDICTIONS = TableSpec(
         ("correct", pa.bool_(), True, "predicted = label; null without a label"),
         ("confidence", pa.float32(), True, "softmax probability of the predicted class"),
         ("loss", pa.float32(), True, "cross-entropy at the label, in nats"),
+        SIGNAL_ON_TOP,
         STATUS,
         ERROR,
     ),
@@ -82,6 +90,36 @@ MAPS = TableSpec(
     ),
 )
 
+LEAKAGE = TableSpec(
+    "leakage",
+    1,
+    "one row per input row, method and level: how much of the map lies where there is no signal "
+    "(of data with masks)",
+    ("row", "method", "level"),
+    (
+        ROW,
+        SAMPLE,
+        METHOD,
+        ("level", pa.float64(), False, "share of the pixels that count as highest-ranked, 0 to 1"),
+        (
+            "share",
+            pa.float64(),
+            True,
+            "share of these pixels, by the sum of |map| over channels, that the mask marks as "
+            "without signal; ties count with their expected share",
+        ),
+        ("region_share", pa.float64(), True, "marked share of all pixels: what chance gives"),
+        ("mass_ratio", pa.float64(), True, "sum of |map| in the marked region / sum of |map|"),
+        SIGNAL_ON_TOP,
+        (
+            "status",
+            pa.string(),
+            False,
+            "as in the table attributions; 'zero_map': the map is 0 everywhere and ranks nothing",
+        ),
+    ),
+)
+
 ERRORS = TableSpec(
     "errors",
     1,
@@ -131,6 +169,7 @@ TABLES: dict[str, TableSpec] = {
         PREDICTIONS,
         ATTRIBUTIONS,
         MAPS,
+        LEAKAGE,
         ERRORS,
         TRAINING,
         RANKS,

@@ -87,6 +87,8 @@ def _without_wrong_labels(batch: Batch, num_classes: int) -> Batch:
         rows=[batch.rows[i] for i in keep],
         sample_ids=[batch.sample_ids[i] for i in keep],
         errors=[*batch.errors, *errors],
+        masks=None if batch.masks is None else batch.masks[keep],
+        signal_on_top=None if batch.signal_on_top is None else batch.signal_on_top[keep],
     )
 
 

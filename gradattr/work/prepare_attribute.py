@@ -35,7 +35,8 @@ def prepare_attribute(
     pools = plan_pools(manifest, indexes)
     space = InputSpace(shape, classes, preprocess)
     inputs = {
-        "data": {"digest": index.digest(), "format": index.format, "rows": index.rows},
+        "data": {"digest": index.digest(), "format": index.format, "rows": index.rows}
+        | ({"masks": True} if manifest.data.has_masks else {}),
         **trainings.inputs(),
         "pools": {name: pool_digest for name, (pool_digest, _) in pools.items()},
         **space.inputs(index),
@@ -59,6 +60,8 @@ def _expected_rows(manifest: AttributeManifest, rows: int) -> dict[str, int]:
     expected = {"predictions": rows, "attributions": per_method}
     if manifest.store.maps != "none":
         expected["maps"] = per_method
+    if manifest.measures_leakage:
+        expected["leakage"] = per_method * len(manifest.leakage_levels)
     return expected
 
 

@@ -15,6 +15,7 @@ from gradattr.storage.maps import encode_maps
 from gradattr.storage.schemas import make_table, maps_schema
 from gradattr.storage.shards import ShardWriter
 from gradattr.work.context import method_id
+from gradattr.work.leakage_rows import leakage_columns, per_level
 
 #: Examples of bad rows that are kept for the driver's message.
 MAX_EXAMPLES = 3
@@ -65,6 +66,7 @@ class ShardRows:
         self._shape = shape
         self._choice = manifest.store.maps
         self._maps_schema = maps_schema(self._choice, shape)
+        self._levels = manifest.leakage_levels if manifest.measures_leakage else []
         self._targets = {
             method_id(m): str(manifest.target if m.target is None else m.target)
             for m in manifest.methods
@@ -88,6 +90,7 @@ class ShardRows:
         self._predictions(keys, {})
         for method in self._targets:
             self._method_rows(method, keys, {"evaluations": [0] * len(errors)}, None)
+            self._leakage(method, keys)
         self._failures("read", None, keys)
 
     def add_batch(self, batch: Batch, groups: Sequence[Group]) -> None:
@@ -115,6 +118,7 @@ class ShardRows:
         columns["evaluations"] = [attribution.evaluations] * len(positions)
         kept = [one if ok else None for one, ok in zip(maps, good, strict=True)]
         self._method_rows(attribution.method, keys, columns, maps if all(good) else kept)
+        self._leakage(attribution.method, keys, attribution.maps, batch, positions)
         if not all(good):
             bad = [i for i, ok in enumerate(good) if not ok]
             self._failures("attribute", attribution.method, keys.at(bad))
@@ -130,6 +134,7 @@ class ShardRows:
             [text] * len(positions),
         )
         self._method_rows(method, keys, {"evaluations": [0] * len(positions)}, None)
+        self._leakage(method, keys)
         self._failures("attribute", method, keys)
 
     def _predictions(self, keys: _Keys, columns: dict[str, Any]) -> None:
@@ -154,6 +159,29 @@ class ShardRows:
         encoded = encode_maps([None] * count if maps is None else maps, self._choice, self._shape)
         self._writer.append("maps", make_table("maps", named | encoded, self._maps_schema))
 
+    def _leakage(
+        self,
+        method: str,
+        keys: _Keys,
+        maps: torch.Tensor | None = None,
+        batch: Batch | None = None,
+        positions: list[int] | None = None,
+    ) -> None:
+        """Rows of 'leakage', where the data has masks; without ``maps`` there are no numbers."""
+        if not self._levels:
+            return
+        masks = tops = None
+        if batch is not None and batch.masks is not None:
+            masks = batch.masks[positions]
+            tops = None if batch.signal_on_top is None else batch.signal_on_top[positions]
+        columns = leakage_columns(self._levels, keys.statuses, maps, masks, tops)
+        columns |= {
+            "row": per_level(keys.rows, self._levels),
+            "sample_id": per_level(keys.sample_ids, self._levels),
+            "method": [method] * (len(keys.rows) * len(self._levels)),
+        }
+        self._writer.append("leakage", make_table("leakage", columns))
+
     def _failures(self, stage: str, method: str | None, keys: _Keys) -> None:
         self.bad_rows.update(keys.rows)
         for row, sample_id, status, text in zip(*keys, strict=True):
@@ -170,7 +198,9 @@ def _predictions(batch: Batch, groups: Sequence[Group]) -> tuple[_Keys, dict[str
     count = len(batch)
     statuses = ["label_error"] * count
     errors: list[str | None] = ["no label, and every method of this run needs one"] * count
+    top = batch.signal_on_top
     columns: dict[str, list[Any]] = {
+        "signal_on_top": [None] * count if top is None else top.tolist(),
         "label": [label if label >= 0 else None for label in batch.labels.tolist()],
         **{name: [None] * count for name in ("predicted", "correct", "confidence", "loss")},
     }

@@ -33,9 +33,8 @@ def images(masks) -> np.ndarray:
 def read_all(make_spec):
     def read(fields, preprocess=None):
         spec = make_spec(fields)
-        index = index_data(spec)
-        assert index.masks
-        return load_all(spec, index, preprocess or Preprocess())
+        assert spec.has_masks
+        return load_all(spec, index_data(spec), preprocess or Preprocess())
 
     return read
 
@@ -77,6 +76,7 @@ def test_data_without_masks_has_none(make_spec):
     spec = make_spec({"format": "digits", "limit": 5})
     batch = load_all(spec, index_data(spec), Preprocess())
     assert batch.masks is None and batch.signal_on_top is None
+    assert not spec.has_masks
 
 
 @pytest.mark.parametrize("kind", [np.bool_, np.uint8, np.float32])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gradattr.data import index_data, load_all, pixel_range
+from gradattr.data import index_data, load_all
 from gradattr.manifest.data import Preprocess
 
 
@@ -79,12 +79,6 @@ def test_every_field_identifies_the_data(make_spec):
     found = {index_data(make_spec({**base, **change})).digest() for change in changes}
     found |= {index_data(make_spec({"format": "theory"})).digest()}
     assert len(found) == len(changes) + 1
-
-
-def test_numbers_that_are_no_brightness_have_no_bounds(make_spec, read_all):
-    assert pixel_range(make_spec("theory")) == (-np.inf, np.inf)
-    assert pixel_range(make_spec("digits")) == (0, 1)
-    assert read_all().x.min() == -1
 
 
 @pytest.mark.parametrize(

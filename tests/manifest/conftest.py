@@ -85,6 +85,14 @@ def _data() -> st.SearchStrategy[Any]:
     return st.one_of(
         st.sampled_from(["digits", "torchvision:CIFAR10"]),
         _part({"format": "digits"}, {**shared, "split": ("train", "test", "all")}),
+        _part(
+            {"format": "blockmnist"},
+            {**shared, "digits": ([3, 8], [2, 1, 0]), "signal": ("top", "random"), "seed": 1},
+        ),
+        _part(
+            {"format": "theory", "rows": (1, 500)},
+            {"blocks": (2, 20), "block_dim": 3, "eta": (0, 0.5), "limit": (None, 3)},
+        ),
         _part({"format": "idx", "images": "x.gz"}, {**shared, "labels": (None, "y.gz")}),
         _part({"format": "cifar10", "files": files}, shared),
         _part({"format": "svhn", "file": "x.mat"}, shared),
@@ -93,7 +101,10 @@ def _data() -> st.SearchStrategy[Any]:
             {"format": "parquet", "files": files},
             {**shared, "image": "img", "label": (None, "y"), "shape": (None, [3, 8, 8])},
         ),
-        _part({"format": "npz", "file": "x.npz"}, {**shared, "layout": ("nchw", "nhwc")}),
+        _part(
+            {"format": "npz", "file": "x.npz"},
+            {**shared, "layout": ("nchw", "nhwc"), "masks": (None, "m")},
+        ),
         _part({"format": "webdataset", "files": files}, shared),
         _part({"format": "torchvision", "name": "MNIST"}, {"download": (True, False)}),
     )

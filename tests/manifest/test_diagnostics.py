@@ -104,7 +104,7 @@ def test_top_level_faults(fault: Fault, tail: str, expected: str) -> None:
         ("{type: idx, images: x}", "the required key 'format' is missing"),
         ("{type: idx, images: x}", "is 'type' meant to be it?"),
         ("{digits: {limit: 5}}", "write 'format: digits', with its parameters beside it"),
-        ("{format: npz, file: x, split: all}", "it is a key of 'digits' or 'torchvision'"),
+        ("{format: npz, file: x, split: all}", "it is a key of 'digits', 'torchvision' or 'blockmnist'"),
         ("{format: parquet, files: a.pq}", "is not a list of texts; write it as a list: [a.pq]"),
         ("{format: parquet, files: []}", "data.files: 0 entries; expected at least 1"),
         ("{format: parquet, files: [a, 5]}", "m.yaml:3:36: data.files[1]: 5 is not text"),

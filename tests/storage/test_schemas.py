@@ -20,13 +20,17 @@ def test_every_column_is_described(name: str) -> None:
 
 def test_the_columns_that_others_rely_on() -> None:
     assert table_schema("predictions").names == [
-        "row", "sample_id", "label", "predicted", "correct", "confidence", "loss", "status",
-        "error",
+        "row", "sample_id", "label", "predicted", "correct", "confidence", "loss",
+        "signal_on_top", "status", "error",
     ]  # fmt: skip
     assert table_schema("attributions").names == [
         "row", "sample_id", "method", "target", "target_index", "score", "baseline_score",
         "completeness_gap", "completeness_gap_relative", "total", "abs_total", "minimum",
         "maximum", "evaluations", "status", "error",
+    ]  # fmt: skip
+    assert table_schema("leakage").names == [
+        "row", "sample_id", "method", "level", "share", "region_share", "mass_ratio",
+        "signal_on_top", "status",
     ]  # fmt: skip
     assert maps_schema("float16", (3, 8, 8)).names == [
         "row", "sample_id", "method", "status", "channels", "height", "width", "scale", "map",
