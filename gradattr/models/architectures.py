@@ -74,9 +74,9 @@ def check_outputs(model: nn.Module, name: str, shape: Shape, num_classes: int) -
 
 def _construct(spec: AnyModel, shape: Shape, num_classes: int) -> nn.Module:
     if isinstance(spec, LinearModel):
-        return simple.linear(shape, num_classes)
+        return simple.linear(shape, num_classes, spec.output)
     if isinstance(spec, MlpModel):
-        return simple.mlp(shape, num_classes, spec.hidden)
+        return simple.mlp(shape, num_classes, spec.hidden, spec.output)
     if isinstance(spec, CnnModel):
         return simple.cnn(shape, num_classes, spec.width)
     if isinstance(spec, ResNetModel):

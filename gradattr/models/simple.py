@@ -4,31 +4,52 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from gradattr.errors import ModelError
 
 Shape = tuple[int, int, int]
+Output = Literal["logits", "margin"]
 
 
-def linear(shape: Shape, num_classes: int) -> nn.Sequential:
-    """One linear layer on the flattened image (n, channels, height, width) -> (n, classes)."""
-    return nn.Sequential(
-        OrderedDict(flatten=nn.Flatten(), output=nn.Linear(_size(shape), num_classes))
-    )
+class MarginLogits(nn.Module):
+    """One output f (n, 1) -> the logits (-f/2, f/2) (n, 2): cross-entropy is then the logistic
+    loss log(1 + exp(-y f)) with y = -1 for class 0 and +1 for class 1."""
+
+    halves: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("halves", torch.tensor([-0.5, 0.5]), persistent=False)
+
+    def forward(self, f: Tensor) -> Tensor:
+        return f * self.halves
 
 
-def mlp(shape: Shape, num_classes: int, hidden: Sequence[int]) -> nn.Sequential:
-    """Fully connected ReLU network on the flattened image."""
+def linear(shape: Shape, num_classes: int, output: Output = "logits") -> nn.Sequential:
+    """One linear layer on the flattened image (n, channels, height, width) -> (n, classes).
+
+    ``output`` 'margin': the layer has one output. Raises ModelError then unless there are two
+    classes.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    return nn.Sequential(_with_output(layers, _size(shape), num_classes, output))
+
+
+def mlp(
+    shape: Shape, num_classes: int, hidden: Sequence[int], output: Output = "logits"
+) -> nn.Sequential:
+    """Fully connected ReLU network on the flattened image. ``output`` as in ``linear``."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     inputs = _size(shape)
     for number, width in enumerate(hidden, start=1):
         layers[f"hidden{number}"] = nn.Linear(inputs, width)
         layers[f"relu{number}"] = nn.ReLU()
         inputs = width
-    layers["output"] = nn.Linear(inputs, num_classes)
-    return nn.Sequential(layers)
+    return nn.Sequential(_with_output(layers, inputs, num_classes, output))
 
 
 def cnn(shape: Shape, num_classes: int, width: int) -> nn.Sequential:
@@ -54,6 +75,21 @@ def cnn(shape: Shape, num_classes: int, width: int) -> nn.Sequential:
     layers["relu4"] = nn.ReLU()
     layers["output"] = nn.Linear(4 * width, num_classes)
     return nn.Sequential(layers)
+
+
+def _with_output(
+    layers: OrderedDict[str, nn.Module], inputs: int, num_classes: int, output: Output
+) -> OrderedDict[str, nn.Module]:
+    if output == "logits":
+        layers["output"] = nn.Linear(inputs, num_classes)
+        return layers
+    if num_classes != 2:
+        raise ModelError(
+            f"model.output: 'margin' is for two classes, the data has {num_classes}; use 'logits'"
+        )
+    layers["output"] = nn.Linear(inputs, 1)
+    layers["margin"] = MarginLogits()
+    return layers
 
 
 def _size(shape: Shape) -> int:

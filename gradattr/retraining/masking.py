@@ -43,7 +43,9 @@ class Masking:
     def kept(self, bins: Tensor) -> Tensor:
         """bool, as ``bins``."""
         low, high = self.keep
-        if high > 255:  # no byte, and no bin is beyond it
+        if low >= high:
+            return torch.zeros_like(bins, dtype=torch.bool)
+        if high >= _MOST_BINS:  # not a byte; and no bin is beyond it
             return bins >= low
         # Bytes wrap around: one comparison instead of two and an 'and'.
         return (bins - low if low else bins) < (high - low)

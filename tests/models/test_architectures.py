@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 
 from gradattr.errors import ModelError
 from gradattr.models.architectures import build_model
@@ -130,3 +131,23 @@ def test_images_that_are_too_small_for_the_model(make_spec):
 def test_contradicting_class_counts(make_spec):
     with pytest.raises(ModelError, match="num_classes is 7, but 10 classes"):
         build_model(make_spec("linear", num_classes=7), shape=(1, 8, 8), num_classes=10, seed=0)
+
+
+@pytest.mark.parametrize(("arch", "parameters"), [("linear", 65), ("mlp", 64 * 16 + 16 + 16 + 1)])
+def test_margin_is_one_output_as_two_logits(make_spec, arch, parameters):
+    fields = {"output": "margin"} | ({"hidden": [16]} if arch == "mlp" else {})
+    model = build_model(make_spec(arch, **fields), shape=(1, 8, 8), num_classes=2, seed=3)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
+    x, y = torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 1, 0, 1])
+    f = model[:-1](x)[:, 0]
+    logits = model(x)
+    assert torch.equal(logits, torch.stack([-f / 2, f / 2], dim=1))
+    logistic = torch.log(1 + torch.exp(-(2 * y - 1) * f))
+    torch.testing.assert_close(F.cross_entropy(logits, y, reduction="none"), logistic)
+    assert model.double()(x.double()).dtype == torch.float64
+
+
+def test_margin_needs_two_classes(make_spec):
+    with pytest.raises(ModelError, match="'margin' is for two classes, the data has 10"):
+        build_model(make_spec("linear", output="margin"), shape=(1, 8, 8), num_classes=10, seed=0)
