@@ -186,13 +186,8 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         try:
             logits = self.trained(x)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise ModelError(
-                f"batch-norm cannot be trained on a batch of {len(batch.y)} image: "
-                "use a larger batch_size or more training data"
-            ) from error
+        except (ValueError, RuntimeError) as error:
+            raise _explained(error, len(batch.y)) from error
         loss = F.cross_entropy(logits, batch.y)
         if self.team.size > 1:
             torch.autograd.backward(loss * (batch.weight * len(batch.y)))
@@ -230,6 +225,21 @@ class _Loop:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         return [EpochResult(**result) for result in state["history"]]
+
+
+def _explained(error: Exception, images: int) -> Exception:
+    """What a user can do about an error of the model in training, or the error itself."""
+    if "more than 1 value per channel" in str(error):
+        return ModelError(
+            f"batch-norm cannot be trained on a batch of {images} image: "
+            "use a larger batch_size or more training data"
+        )
+    if "finished reduction in the prior iteration" in str(error):
+        return ModelError(
+            "the model has parameters that its output does not depend on, which cannot be trained "
+            "by several processes: remove them, or train with one worker"
+        )
+    return error
 
 
 def _fastest_layout(model: nn.Module, device: torch.device) -> torch.memory_format:
