@@ -12,7 +12,7 @@ from gradattr.errors import ManifestError
 from gradattr.manifest.hints import key_hint, nearest, text_hint
 from gradattr.manifest.locate import Spot, locate
 from gradattr.manifest.nodes import Fault, MappingNode, Node, Path, Place, ScalarNode, SequenceNode
-from gradattr.manifest.shapes import Either, Leaf, Tagged, listing, quoted
+from gradattr.manifest.shapes import Either, Leaf, MapOf, Shape, Tagged, listing, quoted
 
 #: More faults than this are counted, not listed.
 MAX_FAULTS = 20
@@ -173,9 +173,14 @@ def _not_expected(spot: Spot) -> str:
         meant = nearest(node.text, choices) if isinstance(node.value, str) else None
         hint = f"; did you mean '{meant}'?" if meant and meant != node.text else ""
         hint = hint or text_hint(node, shape)
-    elif isinstance(node, SequenceNode) and len(node.items) == 1:
+    elif isinstance(node, SequenceNode) and len(node.items) == 1 and not _takes_names(shape):
         hint = "; write the value without brackets"
     return _sentence(node, shape.words) + hint
+
+
+def _takes_names(shape: Shape) -> bool:
+    """Whether a mapping of names is expected: a value out of its brackets is none either."""
+    return any(isinstance(s, MapOf) for s in (shape.arms if isinstance(shape, Either) else [shape]))
 
 
 def _sentence(node: Node, words: str) -> str:

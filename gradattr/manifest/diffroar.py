@@ -97,7 +97,7 @@ class DiffRoarManifest(ManifestBase):
         """Fill in ``data`` and ``test`` of the base models' training."""
         if not isinstance(value, dict) or not isinstance(value.get("models"), dict):
             return value
-        own = {key: _sound(value[key]) for key in ("data", "test") if key in value}
+        own = {key: _sound(value.get(key)) for key in ("data", "test")}
 
         def filled(model: Any) -> Any:
             if not isinstance(model, dict) or not isinstance(model.get("train"), dict):
@@ -136,7 +136,7 @@ class DiffRoarManifest(ManifestBase):
         for name, model in self.models.items():
             if model.train is None and self.retrain is None:
                 raise ValueError(
-                    f"models.{name} has no 'train' block to take the recipe from; "
+                    f"models: '{name}' has no 'train' block to take the recipe from; "
                     "say under 'retrain' how to retrain (or false)"
                 )
         if self.preprocess == "weights":
@@ -150,8 +150,8 @@ class DiffRoarManifest(ManifestBase):
 
 
 def _sound(data: Any) -> Any:
-    """``data``, or any data set in its place if it is faulty: its fault is told once, not again
-    for every model."""
+    """``data``, or any data set in its place if it is faulty or missing: that is told once, not
+    again for every model."""
     try:
         _DATA.validate_python(data)
     except ValidationError:

@@ -18,7 +18,6 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ValidationError
 
 from gradattr.errors import ManifestError
-from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.data import AnyData, DataFile
 from gradattr.manifest.diagnostics import explain, report, show
 from gradattr.manifest.hints import nearest
@@ -27,6 +26,7 @@ from gradattr.manifest.nodes import Fault, MappingNode, Node, Place, ScalarNode,
 from gradattr.manifest.overrides import apply_overrides
 from gradattr.manifest.secrets import find_secrets, redact
 from gradattr.manifest.shapes import listing, quoted
+from gradattr.manifest.train import TrainManifest
 from gradattr.manifest.yaml_source import MAX_BYTES, YamlFaults, decode, read_tree
 
 M = TypeVar("M", bound=BaseModel)
@@ -172,7 +172,7 @@ def _validate_data(root: MappingNode) -> tuple[AnyData | None, list[Fault]]:
     """A manifest of any kind, or a mapping with nothing but 'data'."""
     if "kind" in root.values:
         manifest, faults = _validate(root)
-        if manifest is not None and not isinstance(manifest, AttributeManifest):
+        if isinstance(manifest, TrainManifest):
             message = f"kind '{manifest.kind}' has no 'data' of its own"
             return None, [Fault(root.place, ("data",), message)]
         return (None if manifest is None else manifest.data), faults

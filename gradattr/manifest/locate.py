@@ -32,6 +32,10 @@ class Spot:
     """Which arm."""
     missing: str | None = None
     """A key that the file does not have at ``path``."""
+    holder: MappingNode | None = None
+    """The mapping of names to values whose name is the last step, if it is one."""
+    names: Shape | None = None
+    """What a name of ``holder`` must look like."""
     other_arm: bool = False
     """The error is about an arm of a union that the written value does not attempt."""
 
@@ -52,6 +56,11 @@ def locate(model: type[BaseModel], root: Node, loc: tuple[str | int, ...]) -> Sp
 def _step(spot: Spot, step: str | int) -> Spot | None:
     """One step further, or None where the file goes no deeper."""
     shape, node = spot.shape, spot.node
+    if step == "[key]" and spot.holder and spot.names:
+        # pydantic's word for a name that is no name: the error is where the name stands.
+        name = str(spot.path[-1])
+        place = spot.holder.keys[name]
+        return Spot(spot.path, ScalarNode(place, name, name), place, spot.names)
     if isinstance(shape, Tagged):
         arm = shape.arm(step)
         return replace(spot, shape=arm, union=shape, tag=str(step)) if arm else None
@@ -69,7 +78,8 @@ def _step(spot: Spot, step: str | int) -> Spot | None:
         return Spot((*spot.path, step), item, item.place, shape.item)
     if isinstance(shape, MapOf) and isinstance(node, MappingNode) and step in node.values:
         value = node.values[str(step)]
-        return Spot((*spot.path, str(step)), value, value.place, shape.value)
+        path = (*spot.path, str(step))
+        return Spot(path, value, value.place, shape.value, holder=node, names=shape.key)
     return None
 
 

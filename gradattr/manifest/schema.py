@@ -38,6 +38,8 @@ def manifest_schema() -> JsonSchema:
     _allow_store_url(definitions)
     _state_origin_of_weights(definitions)
     _need_train_block(definitions)
+    _need_training_data(definitions)
+    _allow_no_other_names(definitions)
     kinds = {kind: f"#/$defs/{model.__name__}" for kind, model in KINDS.items()}
     return {
         "$schema": DIALECT,
@@ -138,6 +140,23 @@ def _state_origin_of_weights(definitions: JsonSchema) -> None:
 def _need_train_block(definitions: JsonSchema) -> None:
     train = definitions["TrainManifest"]["properties"]
     train["model"] = {**train["model"], "required": ["train"]}
+
+
+def _need_training_data(definitions: JsonSchema) -> None:
+    """``data`` of a ``train`` block may be left out in an audit, which has data of its own."""
+    definitions["TrainSpec"]["required"].remove("data")
+    needed = {"required": ["data"]}
+    for name in ("AttributeManifest", "TrainManifest"):
+        definitions[name]["properties"]["model"]["properties"] = {"train": needed}
+    definitions["LinearMethod"]["properties"]["train"] |= needed
+
+
+def _allow_no_other_names(definitions: JsonSchema) -> None:
+    """pydantic writes names as patternProperties, which alone allow every other name too."""
+    for definition in definitions.values():
+        for part in definition.get("properties", {}).values():
+            if "patternProperties" in part:
+                part["additionalProperties"] = False
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ class ListOf:
 class MapOf:
     value: Shape
     words: str
+    key: Shape
+    """What a name must look like."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,9 @@ def shape_of(annotation: Any, metadata: Iterable[Any] = ()) -> Shape:
         item = shape_of(get_args(annotation)[0])
         return ListOf(item, f"a list of {_plural(item)}")
     if origin is dict:
-        return MapOf(shape_of(get_args(annotation)[1]), "a mapping of names to plain values")
+        value = shape_of(get_args(annotation)[1])
+        values = "models" if isinstance(value, Tagged) and value.key == "arch" else "plain values"
+        return MapOf(value, f"a mapping of names to {values}", shape_of(get_args(annotation)[0]))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return Model(annotation)
     return _leaf(annotation, metadata)
@@ -176,12 +180,18 @@ def _is_discriminated(part: Any) -> bool:
 
 
 def _literal(values: tuple[Any, ...]) -> Leaf:
-    shown = [f"'{value}'" if isinstance(value, str) else str(value) for value in values]
+    shown = [_as_yaml(value) for value in values]
     texts = tuple(value for value in values if isinstance(value, str))
     words = f"one of {listing(shown)}" if len(shown) > 1 else shown[0]
-    if len(shown) == 1 and not texts:
+    if len(shown) == 1 and not texts and not isinstance(values[0], bool):
         words += ", the only value"
     return Leaf(words, choices=texts, numeric=not texts, whole=not texts, text=bool(texts))
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, str):
+        return f"'{value}'"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _leaf(annotation: Any, metadata: list[Any]) -> Leaf:

@@ -54,7 +54,7 @@ def fault(faults: Callable[..., list[str]]) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def valid_manifests() -> st.SearchStrategy[dict[str, Any]]:
-    """Manifests of both kinds, with short forms and long ones, that the models accept."""
+    """Manifests of every kind, with short forms and long ones, that the models accept."""
     inner = _manifests()
 
     @st.composite
@@ -110,23 +110,34 @@ def _data() -> st.SearchStrategy[Any]:
     )
 
 
-def _train() -> st.SearchStrategy[Any]:
-    return _part(
-        {"data": _data()},
-        {
-            "test": st.one_of(st.none(), _data()),
-            "optimizer": ("sgd", "adam"),
-            "lr": (0.1, 1e-3, 1),
-            "lr_decay": (0.5, 1),
-            "epochs": (1, 500),
-            "augment": (None, {}, {"flip": False, "crop_padding": 0}),
-            "stop_below": (0, 0.1),
-        },
+def _recipe() -> dict[str, Any]:
+    adversary = _part(
+        {"norm": ("l2", "linf"), "eps": (0, 0.5)},
+        {"steps": 3, "step_size": (None, 0.1), "start": "random", "space": "normalized"},
     )
+    return {
+        "optimizer": ("sgd", "adam"),
+        "lr": (0.1, 1e-3, 1),
+        "lr_decay": (0.5, 1),
+        "epochs": (1, 500),
+        "augment": (None, {}, {"flip": False, "crop_padding": 0}),
+        "stop_below": (0, 0.1),
+        "adversary": st.one_of(st.none(), adversary),
+        "workers": (1, 4),
+    }
 
 
-def _models(trained: bool) -> st.SearchStrategy[Any]:
-    train = {"train": _train()}
+def _train(own_data: bool = True) -> st.SearchStrategy[Any]:
+    """A ``train`` block; in an audit it may go without data."""
+    data: dict[str, Any] = {"data": _data()}
+    test = {"test": st.one_of(st.none(), _data())}
+    if own_data:
+        return _part(data, {**test, **_recipe()})
+    return _part({}, {**data, **test, **_recipe()})
+
+
+def _models(trained: bool, own_data: bool = True) -> st.SearchStrategy[Any]:
+    train = {"train": _train(own_data)}
     stored = {"weights": ("w.pt", "run:a-1")}
     origins = [train] if trained else [train, stored]
     arms: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -147,7 +158,7 @@ def _models(trained: bool) -> st.SearchStrategy[Any]:
     )
 
 
-def _methods() -> st.SearchStrategy[Any]:
+def _methods(baselines: bool = True) -> st.SearchStrategy[Any]:
     baseline = st.one_of(
         st.sampled_from(["black", "mean", "blur", "noise", "uniform", "sample"]),
         _part({"kind": "blur"}, {"kernel": (3, 11), "sigma": (1, 2.5)}),
@@ -156,12 +167,12 @@ def _methods() -> st.SearchStrategy[Any]:
     )
     shared = {"target": (None, "logit_true", 3)}
     one = st.one_of(
-        st.sampled_from(["saliency", "random", "vargrad", "integrated_gradients"]),
+        st.sampled_from(["saliency", "random" if baselines else "gradient", "vargrad"]),
         _part({"name": ("gradient", "input_x_gradient")}, shared),
         _part({"name": "smoothgrad"}, {**shared, "samples": 5, "sigma": (0, 0.2)}),
         _part({"name": "integrated_gradients"}, {"steps": 9, "rule": "left", "baseline": baseline}),
         _part({"name": "gradient_shap"}, {"samples": 4, "stdev": 0.1, "baseline": baseline}),
-        _part({"name": "linear", "train": _train()}, shared),
+        _part({"name": "linear", "train": _train()}, shared) if baselines else st.nothing(),
     )
     return st.lists(one, min_size=1, max_size=3).map(_with_ids)
 
@@ -206,4 +217,41 @@ def _manifests() -> st.SearchStrategy[dict[str, Any]]:
         {"kind": "train", "name": "a-b", "model": _models(trained=True)},
         {**shared, "preprocess": steps},
     )
-    return st.one_of(attribute, train)
+    return st.one_of(attribute, train, _audits({**shared, "preprocess": steps}))
+
+
+def _audits(shared: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    names = st.sampled_from(["standard", "robust", "m.1"])
+    base = st.dictionaries(names, _models(trained=True, own_data=False), min_size=1, max_size=2)
+    mask = _part(
+        {},
+        {
+            "value": (0, -0.5, [0.1, 0.2, 0.3]),
+            "space": ("pixels", "normalized"),
+            "ties": "index",
+            "per_pixel": (True, False),
+        },
+    )
+    return _part(
+        {
+            "kind": "diffroar",
+            "name": "audit",
+            "data": _data(),
+            "test": _data(),
+            "models": base,
+        },
+        {
+            **shared,
+            "methods": _methods(baselines=False),
+            "target": ("loss_true", 0),
+            "baselines": ([], ["random"], ["linear", "random"]),
+            "levels": ([0.1, 0.5, 1.0], [1], [0.001]),
+            "seeds": (1, 5),
+            "retrain": st.one_of(st.sampled_from([None, False]), _part({}, _recipe())),
+            "paired": ("weights", "all", "none"),
+            "mask": mask,
+            "mask_only": (True, False),
+            "roar": (True, False),
+            "shard_rows": (1, 1000),
+        },
+    )

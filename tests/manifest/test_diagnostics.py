@@ -104,7 +104,10 @@ def test_top_level_faults(fault: Fault, tail: str, expected: str) -> None:
         ("{type: idx, images: x}", "the required key 'format' is missing"),
         ("{type: idx, images: x}", "is 'type' meant to be it?"),
         ("{digits: {limit: 5}}", "write 'format: digits', with its parameters beside it"),
-        ("{format: npz, file: x, split: all}", "it is a key of 'digits', 'torchvision' or 'blockmnist'"),
+        (
+            "{format: npz, file: x, split: all}",
+            "it is a key of 'digits', 'torchvision' or 'blockmnist'",
+        ),
         ("{format: parquet, files: a.pq}", "is not a list of texts; write it as a list: [a.pq]"),
         ("{format: parquet, files: []}", "data.files: 0 entries; expected at least 1"),
         ("{format: parquet, files: [a, 5]}", "m.yaml:3:36: data.files[1]: 5 is not text"),
@@ -182,7 +185,10 @@ def test_method_faults(fault: Fault, methods: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("name: t", "m.yaml:1:1: the required key 'kind' is missing: 'attribute' or 'train'"),
+        (
+            "name: t",
+            "m.yaml:1:1: the required key 'kind' is missing: 'attribute', 'train' or 'diff",
+        ),
         ("kid: train", "is 'kid' meant to be it?"),
         ("kind: atribute", "m.yaml:1:7: kind: 'atribute' is not one of"),
         ("kind: atribute", "did you mean 'attribute'?"),
@@ -197,7 +203,7 @@ def test_root_faults(fault: Fault, text: str, expected: str) -> None:
 
 def test_keys_of_another_kind_are_named(faults: Faults) -> None:
     found = faults("kind: train\nname: t\nmodel: {arch: mlp, train: {data: digits}}\n" + METHODS)
-    assert found == ["m.yaml:4:1: methods: unknown key; it is a key of kind 'attribute'"]
+    assert found == ["m.yaml:4:1: methods: unknown key; it is a key of kind 'attribute' or 'diffroar'"]
 
 
 def test_every_fault_in_the_order_of_the_file(faults: Faults) -> None:
@@ -232,6 +238,78 @@ def test_no_jargon_reaches_the_user(faults: Faults) -> None:
     for line in faults(text):
         for word in ("constrained", "function-", "literal[", "Input should", "dict", "instance"):
             assert word not in line
+
+
+AUDIT = "kind: diffroar\nname: t\ndata: digits\ntest: digits\n"
+BASE_MODELS = AUDIT + "models: {a: {arch: mlp, train: {}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        ("{a: {arch: mlp, train: {epoch: 5}}}", "m.yaml:5:33: models.a.train.epoch: unknown key"),
+        ("{a: {arch: mlp, train: {epoch: 5}}}", "did you mean 'epochs'?"),
+        ("{a: {arch: mlp, train: {data: digit}}}", "models.a.train.data: 'digit' is not one of"),
+        ("{a: {arch: mlp, train: {adversary: {norm: L2, eps: 1}}}}", "did you mean 'l2'?"),
+        ("{a: {arch: mlp, train: {adversary: {norm: l2, epsilon: 1}}}}", "did you mean 'eps'?"),
+        ("{a: {arch: mlp, train: {adversary: {norm: linf, eps: 8/255}}}}", "write 0.03137254901"),
+        ("{my model: {arch: mlp, train: {}}}", "m.yaml:5:10: models.my model: 'my model' is not a"),
+        ("{my model: {arch: mlp, train: {}}}", "a label of at most 64 letters, digits"),
+        ("{random: {arch: mlp, train: {}}}", "m.yaml:5:1: models: 'random' is the name of a base"),
+        ("{a: {arch: mlp, weights: w}}", "m.yaml:5:1: models: 'a' has no 'train' block to take"),
+        ("{a: mlp}", "m.yaml:5:13: models.a: 'mlp' is not a mapping; write 'arch: mlp' below"),
+        ("{a: {arch: mlp}}", "m.yaml:5:13: models.a: the model has no weights"),
+        ("{}", "models: 0 entries; expected at least 1"),
+        ("mlp", "models: 'mlp' is not a mapping of names to models"),
+    ],
+)
+def test_faults_of_base_models(fault: Fault, models: str, expected: str) -> None:
+    assert expected in fault(f"{AUDIT}models: {models}\n")
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        ("levels: [5%]", "m.yaml:6:10: levels[0]: '5%' is not a number above 0 and of at most 1"),
+        ("levels: [5%]", "write 5 percent as a share: 0.05"),
+        ("levels: [50]", "levels[0]: 50 is not a number above 0 and of at most 1"),
+        ("levels: 0.5", "write it as a list: [0.5]"),
+        ("levels: [0.5, 0.1]", "m.yaml:6:1: levels: give them in ascending order"),
+        ("levels: [0.5, 0.5]", "m.yaml:6:1: levels: a value stands there twice"),
+        ("k: [0.5]", "m.yaml:6:1: k: unknown key; did you mean 'levels'?"),
+        ("repeats: 3", "did you mean 'seeds'?"),
+        ("baselines: [randm]", "did you mean 'random'?"),
+        ("baselines: [signal_first]", "'signal_first' needs data and test with masks"),
+        ("methods: [random]", "m.yaml:6:1: methods: 'random' needs no base model; it stands under"),
+        ("mask: {fill: 0}", "m.yaml:6:8: mask.fill: unknown key; did you mean 'value'?"),
+        ("retrain: {epoch: 3}", "m.yaml:6:11: retrain.epoch: unknown key; did you mean 'epochs'?"),
+        ("retrain: true", "true is not a mapping with keys such as optimizer, lr, lr_decay and"),
+        ("retrain: true", "or false"),
+        ("retrain: {data: digits}", "retrain.data: unknown key; it belongs at the top level"),
+        ("preprocess: weights", "preprocess: 'weights' needs exactly one base model"),
+        ("model: {arch: mlp, weights: w}", "m.yaml:6:1: model: unknown key; did you mean 'models'"),
+    ],
+)
+def test_faults_of_audits(fault: Fault, tail: str, expected: str) -> None:
+    assert expected in fault(BASE_MODELS + tail)
+
+
+def test_faulty_data_of_an_audit_is_told_once(faults: Faults) -> None:
+    models = "models: {a: {arch: mlp, train: {}}, b: {arch: cnn, train: {}}}\n"
+    found = faults(f"kind: diffroar\nname: t\ndata: digit\ntest: {{format: idx}}\n{models}")
+    assert [line.split(": ")[:2] for line in found] == [
+        ["m.yaml:3:7", "data"],
+        ["m.yaml:4:7", "test"],
+    ]
+    found = faults(f"kind: diffroar\nname: t\ndataset: digits\n{models}")
+    assert len(found) == 2
+    assert "the required key 'test' is missing" in found[0]
+    assert "dataset: unknown key; did you mean 'data'?" in found[1]
+
+
+def test_names_are_not_written_without_brackets(fault: Fault) -> None:
+    found = fault(f"{AUDIT}models: [mlp]\n")
+    assert found.endswith("models: a list is not a mapping of names to models")
 
 
 def _patterns(schema: Any) -> set[str]:

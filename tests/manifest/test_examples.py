@@ -9,6 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.kinds import KINDS
 from gradattr.manifest.loading import load_manifest, resolved
 from gradattr.manifest.nodes import plain
 from gradattr.manifest.schema import manifest_schema
@@ -35,7 +36,7 @@ def test_the_examples_are_there() -> None:
 def test_loads(name: str) -> None:
     manifest = load_manifest(FOLDER / name)
     assert manifest.version == 1
-    assert resolved(manifest)["kind"] in ("attribute", "train")
+    assert resolved(manifest)["kind"] in KINDS
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

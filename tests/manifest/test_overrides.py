@@ -74,6 +74,43 @@ def test_sets(option: str, path: str, expected: object) -> None:
         assert value(option, path) == expected
 
 
+AUDIT = """\
+kind: diffroar
+name: audit
+data: digits
+test: {format: digits, split: test}
+models:
+  standard: {arch: mlp, train: {epochs: 3}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "path", "expected"),
+    [
+        ("models.standard.train.epochs=5", "models.standard.train.epochs", 5),
+        ("models.robust={arch: cnn, train: {}}", "models.robust.arch", "cnn"),
+        ("models.standard.train.data.limit=9", "models.standard.train.data.limit", 9),
+        ("data.limit=9", "models.standard.train.data.limit", 9),
+        ("test.limit=9", "models.standard.train.test.limit", 9),
+        ("levels=[0.5, 1]", "levels", [0.5, 1]),
+        ("levels.0=0.01", "levels.0", 0.01),
+        ("retrain=false", "retrain", False),
+        ("retrain.epochs=2", "retrain.epochs", 2),
+        ("methods=[gradient]", "methods.0.name", "gradient"),
+    ],
+)
+def test_sets_in_an_audit(option: str, path: str, expected: object) -> None:
+    text = AUDIT
+    if option == "models.standard.train.data.limit=9":
+        text = text.replace("epochs: 3", "data: digits")
+    if option == "levels.0=0.01":
+        text += "levels: [0.1, 0.5]\n"
+    found: Any = resolved(parse_manifest(text, overrides=[option]))
+    for step in path.split("."):
+        found = found[int(step)] if isinstance(found, list) else found[step]
+    assert found == expected
+
+
 def test_the_last_setting_of_a_path_wins() -> None:
     assert value(["seed=1", "seed=2"], "seed") == 2
     assert value(["store.maps=int8", "store=s3://b"], "store.maps") == "float16"

@@ -157,6 +157,76 @@ def test_kind_train_needs_a_train_block() -> None:
     assert not schema_accepts(stored)
 
 
+AUDIT: dict[str, Any] = {
+    "kind": "diffroar",
+    "name": "audit",
+    "data": "digits",
+    "test": {"format": "digits", "split": "test"},
+    "models": {"standard": {"arch": "mlp", "train": {}}},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"models": {"a.1": {"arch": "mlp", "train": {"data": "digits", "test": "digits"}}}},
+        {"models": {"a": {"arch": "mlp", "train": {"adversary": {"norm": "l2", "eps": 0}}}}},
+        {"models": {"a": {"arch": "cnn", "weights": "w.pt"}}, "retrain": False},
+        {"models": {"a": {"arch": "cnn", "weights": "w.pt"}}, "retrain": {"epochs": 3}},
+        {"methods": ["saliency", {"name": "smoothgrad", "samples": 9}]},
+        {"baselines": []},
+        {"levels": [1]},
+        {"mask": {"value": [0.5], "space": "pixels", "per_pixel": True}},
+    ],
+)
+def test_audits_that_both_accept(change: dict[str, Any]) -> None:
+    value = {**AUDIT, **change}
+    assert models_accept(value)
+    assert schema_accepts(value), list(validator().iter_errors(value))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"models": {}},
+        {"models": {"two words": {"arch": "mlp", "train": {}}}},
+        {"models": {"a": {"arch": "mlp"}}},
+        {"models": {"a": {"arch": "mlp", "train": {"data": "digit"}}}},
+        {"models": {"a": {"arch": "mlp", "train": {"epoch": 3}}}},
+        {"models": {"a": {"arch": "mlp", "train": {"adversary": {"eps": 1}}}}},
+        {"models": [{"arch": "mlp", "train": {}}]},
+        {"model": {"arch": "mlp", "train": {}}},
+        {"retrain": True},
+        {"retrain": {"data": "digits"}},
+        {"baselines": ["uniform"]},
+        {"levels": []},
+        {"levels": [0, 0.5]},
+        {"levels": [50]},
+        {"seeds": 0},
+        {"paired": True},
+        {"mask": 0},
+        {"test": None},
+    ],
+)
+def test_audits_that_both_refuse(change: dict[str, Any]) -> None:
+    value = {**AUDIT, **change}
+    assert not models_accept(value)
+    assert not schema_accepts(value)
+
+
+def test_only_an_audit_has_data_for_its_models() -> None:
+    train = {"arch": "mlp", "train": {"epochs": 3}}
+    linear = {"name": "linear", "train": {"epochs": 3}}
+    for value in (
+        {**BASE, "model": train},
+        {**BASE, "methods": [linear]},
+        {"kind": "train", "name": "t", "model": train},
+    ):
+        assert not models_accept(value)
+        assert not schema_accepts(value)
+
+
 _SLOW = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 
 
