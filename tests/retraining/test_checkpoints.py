@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from gradattr.errors import Interrupted
-from gradattr.retraining import Augmentation, Recipe, train_classifier
+from gradattr.retraining import (
+    Adversary,
+    Augmentation,
+    LevelBins,
+    Masking,
+    Recipe,
+    train_classifier,
+)
 from gradattr.retraining.checkpoints import decode_checkpoint, encode_checkpoint
 
 RECIPE = Recipe(
@@ -68,6 +75,31 @@ def test_resumed_equals_uninterrupted(few, make_net, memory_checkpoints, optimiz
     assert [e.epoch for e in ran] == list(range(1 + killed_after // 2 * 2, 7))
 
 
+@pytest.mark.parametrize("start", ["zero", "random"])
+def test_resumed_under_attack_and_masked(few, make_net, memory_checkpoints, start):
+    x, y = few
+    level_bins = LevelBins((0.4,), 64)
+    masking = Masking(level_bins.rank(x, range(len(x))), level_bins.top(0.4))
+    adversary = Adversary("l2", 0.5, steps=2, start=start, scale=(2.0,), low=(0.0,), high=(1.0,))
+    recipe = replace(RECIPE, adversary=adversary)
+
+    def train(model, **options):
+        return train_classifier(
+            model, x, y, recipe, test=few, masking=masking, test_masking=masking, **options
+        )
+
+    whole, resumed = make_net(), make_net()
+    expected = train(whole)
+    with pytest.raises(Killed):
+        train(make_net(), checkpoints=memory_checkpoints, on_epoch=kill_after(3))
+    ran = []
+    result = train(resumed, checkpoints=memory_checkpoints, on_epoch=ran.append)
+    assert [epoch.epoch for epoch in ran] == [3, 4, 5, 6]
+    assert result == expected
+    assert result.robust_test_accuracy is not None
+    assert_equal(state_of(resumed), state_of(whole))
+
+
 def test_cancelled_after_an_epoch_keeps_that_epoch(few, make_net, memory_checkpoints):
     asked = []
 
@@ -113,7 +145,16 @@ def test_damaged_checkpoint_means_from_the_start(few, make_net, memory_checkpoin
     assert len(ran) == 6
 
 
-@pytest.mark.parametrize("change", [{"lr": 0.2}, {"seed": 1}, {"epochs": 7}, {"augment": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 0.2},
+        {"seed": 1},
+        {"epochs": 7},
+        {"augment": None},
+        {"adversary": Adversary("l2", 0.1)},
+    ],
+)
 def test_checkpoint_of_another_recipe_is_not_continued(few, make_net, memory_checkpoints, change):
     train_classifier(make_net(), *few, RECIPE, checkpoints=memory_checkpoints)
     ran = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -54,6 +55,33 @@ def test_every_coordinate(seed, per_pixel, keep, fill, mask_only):
     masking.check(x, "training")
     masked = masking.apply(x, bins)
     assert torch.equal(masked, plain_masks(x, bins, keep, fill, mask_only))
+    kept = masking.kept(bins)
+    assert torch.equal(kept.bool(), (bins.int() >= keep[0]) & (bins.int() < keep[1]))
+    assert kept.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("fill", [(0.0,), (-0.0,), (0.1,), (0.0, -3.7)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_masked_numbers_keep_every_bit(dtype, fill, layout):
+    """Signed zeros, subnormal numbers, infinities and NaN as well."""
+    special = [0.0, -0.0, 1e-40, math.inf, -math.inf, math.nan, 1 / 3, -7e4]
+    x = torch.tensor(special * 4).to(dtype).view(2, 2, 2, 4).contiguous(memory_format=layout)
+    bins = (torch.arange(32) // 5 % 3).to(torch.uint8).view(2, 2, 2, 4)
+    masked = Masking(bins, (1, 2), fill).apply(x, bins)
+    filled = torch.tensor(fill, dtype=dtype)[:, None, None].expand_as(x)
+    expected = torch.where(bins == 1, x, filled)
+    bytes_of = [value.contiguous().view(torch.uint8) for value in (masked, expected)]
+    assert torch.equal(*bytes_of)
+    assert masked.dtype == dtype
+
+
+def test_images_are_not_written_to():
+    x, bins = torch.ones(2, 1, 2, 2), torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+    for fill in (0.0, 2.0):
+        Masking(bins, (1, 2), (fill,)).apply(x, bins)
+        assert x.eq(1).all()
+        assert bins.eq(0).all()
 
 
 def test_one_half_of_the_bins_of_an_image():
