@@ -89,8 +89,23 @@ def _print_plan(report: dict[str, Any]) -> None:
             ],
             right=["bytes"],
         )
+    if report["audit"]:
+        _print_audit(report["audit"])
     if report["probe"]:
         print(report["probe"])
+
+
+def _print_audit(audit: dict[str, Any]) -> None:
+    print_table(
+        "Trials",
+        ["variant", "trials", "epochs, at most"],
+        [[v["variant"], v["trials"], f"{v['epochs']:,}"] for v in audit["variants"]],
+        right=["trials", "epochs, at most"],
+    )
+    print(
+        f"Ranks: {human_bytes(audit['rank_bytes'])} before compression, for every level and arm; "
+        f"masked copies of the images would be {human_bytes(audit['masked_copies_bytes'])}."
+    )
 
 
 def list_methods(as_json: bool) -> None:

@@ -61,10 +61,10 @@ def validate(manifest: ManifestArg, set_: SetOption = None, as_json: JsonOption 
 def plan(
     manifest: ManifestArg,
     set_: SetOption = None,
-    probe: Annotated[bool, typer.Option(help="Time one batch to estimate the hours.")] = True,
+    probe: Annotated[bool, typer.Option(help="Time a few batches to estimate the hours.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a run would do: stages, tasks, model evaluations, bytes, hours, what is done."""
+    """Show what a run would do: stages, tasks, trials, evaluations, bytes, hours, what is done."""
     from gradattr.cli.ask import show_plan
 
     show_plan(manifest, set_ or [], probe, as_json)

@@ -108,6 +108,8 @@ def base_models(manifest: DiffRoarManifest) -> dict[str, AnyModel]:
 def learners(manifest: DiffRoarManifest) -> dict[str, AnyModel]:
     """What is retrained: architectures with their recipes, under the name of the first base model
     that has it. Empty without retraining."""
+    if manifest.retrain is False:
+        return {}
     found: dict[str, AnyModel] = {}
     for name, learner in _learner_of(manifest).items():
         if learner == name:

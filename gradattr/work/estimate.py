@@ -3,74 +3,75 @@
 from __future__ import annotations
 
 import os
-import time
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import nn
-from torch.nn import functional as F
+from pydantic import TypeAdapter
 
-from gradattr.attribution.passes import attribute
-from gradattr.attribution.requests import MethodRequest, OtherModel
+from gradattr.attribution.requests import MethodRequest
+from gradattr.data.types import DataIndex
 from gradattr.manifest.attribute import AttributeManifest
-from gradattr.manifest.model import AnyModel, TrainSpec
-from gradattr.plan import Stage
+from gradattr.manifest.diffroar import DiffRoarManifest
+from gradattr.manifest.model import AnyModel
+from gradattr.plan import Stage, Task
 from gradattr.storage.commit import find_commit, read_records
 from gradattr.storage.maps import map_bytes_per_row
 from gradattr.storage.objects import ObjectStore
-from gradattr.work.context import RunContext
-from gradattr.work.methods import normalization, stand_in_requests
-from gradattr.work.modules import example_input, micro_batch, prepare_model
-from gradattr.work.preflight import explained_models, first_look
+from gradattr.work.context import MAIN, RunContext
+from gradattr.work.estimate_audit import Costs, audit_costs, audit_size, rank_evaluations
+from gradattr.work.methods import stand_in_requests
+from gradattr.work.preflight import first_look
 from gradattr.work.prepare_attribute import ATTRIBUTE_STAGE
+from gradattr.work.prepare_diffroar import RANK_STAGE
 from gradattr.work.prepared import Prepared
+from gradattr.work.probe import (
+    attribution_seconds,
+    epoch_seconds,
+    evaluations_per_row,
+    groups,
+    task_threads,
+)
 from gradattr.work.resources import choose_device
 from gradattr.work.trainings import TRAIN_STAGE
 
 #: Storage choices that ``plan`` compares.
 CHOICES = ("float16", "float32", "int8", "pooled:7", "topk:100", "none")
 
+_MODEL: TypeAdapter[AnyModel] = TypeAdapter(AnyModel)
+
 
 def estimate(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str, Any]:
-    """The plan with its costs, as JSON. ``probe`` times one batch on this machine."""
+    """The plan with its costs, as JSON. ``probe`` times a few batches on this machine."""
     plan, context = prepared.plan, prepared.context
     manifest = context.manifest
     requests: list[MethodRequest] = []
+    evaluations: dict[str, int] = {}
     if isinstance(manifest, AttributeManifest):
         requests = stand_in_requests(manifest, context.shape, context.num_classes)
-    seconds = _probe(context, requests) if probe else {}
+        evaluations[ATTRIBUTE_STAGE] = plan.rows * evaluations_per_row(requests)
+    audit = isinstance(manifest, DiffRoarManifest)
+    if audit:
+        evaluations[RANK_STAGE] = rank_evaluations(context)
+    costs = _costs(prepared, requests) if probe else {}
     found = read_records(store, plan.run_json())
     done = {name for name, record in found if record is not None}
-    stages = [_stage(context, stage, done, requests, seconds) for stage in plan.stages]
     return {
         "run_id": plan.run_id,
         "fingerprint": plan.fingerprint,
         "rows": plan.rows,
         "committed": find_commit(store, plan.run_id) is not None,
-        "stages": stages,
+        "stages": [_stage(context, stage, done, evaluations, costs) for stage in plan.stages],
         "methods": _methods(requests),
         "maps": manifest.store.maps,
         "map_bytes": _map_bytes(context, plan.rows) if requests else {},
-        "probe": _probe_text(context, seconds) if probe else "",
+        "audit": audit_size(context) if audit else None,
+        "probe": _probe_text(context) if probe else "",
     }
 
 
-def _groups(requests: list[MethodRequest]) -> list[list[MethodRequest]]:
-    """Requests that share their passes."""
-    groups: dict[Any, list[MethodRequest]] = {}
-    for request in requests:
-        groups.setdefault((request.source, request.target), []).append(request)
-    return list(groups.values())
-
-
-def evaluations_per_row(requests: list[MethodRequest]) -> int:
-    """Forward-and-backward passes per image, shared ones counted once."""
-    return sum(group[0].source.evaluations for group in _groups(requests))
-
-
-def _methods(requests: list[MethodRequest]) -> list[dict[str, Any]]:
+def _methods(requests: Sequence[MethodRequest]) -> list[dict[str, Any]]:
     found = []
-    for group in _groups(requests):
+    for group in groups(requests):
         for request in group:
             others = [other.id for other in group if other is not request]
             found.append(
@@ -88,21 +89,19 @@ def _stage(
     context: RunContext,
     stage: Stage,
     done: set[tuple[str, str]],
-    requests: list[MethodRequest],
-    seconds: dict[str, float],
+    evaluations: dict[str, int],
+    costs: Costs,
 ) -> dict[str, Any]:
     left = [task for task in stage.tasks if (stage.name, task.key) not in done]
-    rows = sum(task.rows for task in stage.tasks)
-    per_row = seconds.get(stage.name)
-    time_left = None if per_row is None else per_row * sum(task.rows for task in left)
+    cost = costs.get(stage.name)
     slots = min(len(left) or 1, _slots(context))
     return {
         "name": stage.name,
         "shards": len(stage.tasks),
         "done": len(stage.tasks) - len(left),
-        "rows": rows,
-        "evaluations": rows * evaluations_per_row(requests) if stage.name == ATTRIBUTE_STAGE else 0,
-        "seconds": None if time_left is None else time_left / slots,
+        "rows": sum(task.rows for task in stage.tasks),
+        "evaluations": evaluations.get(stage.name, 0),
+        "seconds": None if cost is None else sum(map(cost, left)) / slots,
     }
 
 
@@ -122,75 +121,38 @@ def _map_bytes(context: RunContext, rows: int) -> dict[str, int]:
     return {choice: count * map_bytes_per_row(choice, context.shape) for choice in choices}
 
 
-def _probe(context: RunContext, requests: list[MethodRequest]) -> dict[str, float]:
-    """Seconds per row and stage on this machine with one thread, from one batch each."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, int(context.manifest.runtime.cpus_per_task)))
-    try:
-        role, spec = next(iter(explained_models(context.manifest).items()))
-        model = first_look(context, role, spec)
-        seconds = {}
-        if spec.train is not None:
-            seconds[TRAIN_STAGE] = _probe_training(context, model, spec.train)
+def _costs(prepared: Prepared, requests: Sequence[MethodRequest]) -> Costs:
+    """What each stage's tasks take on this machine with the threads that a task has."""
+    context = prepared.context
+    with task_threads(context):
+        trained = {
+            task.key: _training_seconds(context, task)
+            for stage in prepared.plan.stages
+            for task in stage.tasks
+            if stage.name == TRAIN_STAGE
+        }
+        costs: Costs = {TRAIN_STAGE: lambda task: trained[task.key]}
         if requests:
-            seconds[ATTRIBUTE_STAGE] = _probe_attribution(context, model, spec, requests)
-        return seconds
-    finally:
-        torch.set_num_threads(threads)
+            spec = context.attribute_manifest.model
+            model = first_look(context, MAIN, spec)
+            per_row = attribution_seconds(context, model, spec, requests)
+            costs[ATTRIBUTE_STAGE] = lambda task: per_row * task.rows
+        if isinstance(context.manifest, DiffRoarManifest):
+            costs |= audit_costs(context)
+    return costs
 
 
-def _probe_attribution(
-    context: RunContext, model: nn.Module, spec: AnyModel, requests: list[MethodRequest]
-) -> float:
-    manifest = context.manifest
-    device = choose_device(manifest.engine, manifest.runtime)
-    evaluator, _ = prepare_model(context, model, spec, device)
-    batch_size = micro_batch(context, evaluator, device)
-    # Time grows with the evaluations, so the cheapest request is timed and scaled.
-    own = [request for request in requests if not isinstance(request.source, OtherModel)]
-    cheapest = min(own or requests, key=lambda request: request.source.evaluations or 10**9)
-    per_call = max(1, cheapest.source.evaluations)
-    count = max(1, batch_size // per_call)
-    x = example_input(context)[:1].to(device).expand(count, *context.shape).contiguous()
-
-    def once() -> float:
-        started = time.perf_counter()
-        attribute(
-            evaluator,
-            x,
-            [cheapest],
-            seeds=[0] * count,
-            labels=torch.zeros(count, dtype=torch.int64, device=device),
-            normalization=normalization(context.preprocess, context.shape[0]),
-            batch_size=batch_size,
-        )
-        return time.perf_counter() - started
-
-    once()
-    per_evaluation = min(once(), once()) / (count * per_call)
-    return per_evaluation * max(1, evaluations_per_row(requests))
+def _training_seconds(context: RunContext, task: Task) -> float:
+    """Of all epochs: an upper bound, since a training may stop early."""
+    spec = _MODEL.validate_python(task.payload["model"])
+    assert spec.train is not None
+    rows = {name: DataIndex.from_json(v).rows for name, v in task.payload["data"].items()}
+    return spec.train.epochs * epoch_seconds(context, spec, rows["train"], rows.get("test", 0))
 
 
-def _probe_training(context: RunContext, model: nn.Module, train: TrainSpec) -> float:
-    """Seconds per training row for all epochs: an upper bound, since training may stop early."""
-    count = min(train.batch_size, 64)
-    x = example_input(context)[:1].expand(count, *context.shape).contiguous()
-    y = torch.zeros(count, dtype=torch.int64)
-
-    def once() -> float:
-        started = time.perf_counter()
-        loss = F.cross_entropy(model.train()(x), y)
-        torch.autograd.grad(loss, list(model.parameters()))
-        return time.perf_counter() - started
-
-    once()
-    return once() / count * train.epochs
-
-
-def _probe_text(context: RunContext, seconds: dict[str, float]) -> str:
+def _probe_text(context: RunContext) -> str:
     device = choose_device(context.manifest.engine, context.manifest.runtime)
-    parts = [f"{stage} {1000 * value:.3g} ms per row" for stage, value in seconds.items()]
     return (
-        f"Times are estimated from one batch on this machine ({device.type}, {_slots(context)} "
-        f"tasks at once): {', '.join(parts)}; training may stop before its last epoch."
+        f"Times are estimated from a few batches on this machine ({device.type}, "
+        f"{_slots(context)} tasks at once); training may stop before its last epoch."
     )

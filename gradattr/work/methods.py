@@ -71,14 +71,18 @@ def method_requests(
 
 
 def stand_in_requests(
-    manifest: Attributing, shape: tuple[int, int, int], num_classes: int
+    manifest: Attributing,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    methods: Sequence[MethodSpec] | None = None,
 ) -> list[MethodRequest]:
-    """The manifest's requests with empty pools and untrained linear models: to check parameters
-    and to count evaluations before anything is loaded. Raises as ``method_requests`` does."""
+    """The manifest's requests (or those of ``methods``) with empty pools and untrained linear
+    models: to check parameters and to count evaluations before anything is loaded. Raises as
+    ``method_requests`` does."""
     pool = torch.zeros((1, *shape))
     size = shape[0] * shape[1] * shape[2]
     linear = PlainEvaluator(nn.Sequential(nn.Flatten(), nn.Linear(size, num_classes)))
-    return method_requests(manifest, lambda label: pool, lambda label: linear)
+    return method_requests(manifest, lambda label: pool, lambda label: linear, methods)
 
 
 def _request(

@@ -44,6 +44,7 @@ def test_from_plan_to_run_to_plan(gradattr: Any, manifest: Path, tmp_path: Path)
     # saliency 1 + integrated gradients 5 per row; random none.
     assert planned["stages"][1]["evaluations"] == 60 * 6
     assert planned["map_bytes"]["float32"] == 60 * 3 * 64 * 4
+    assert planned["audit"] is None
     assert not (tmp_path / "store").exists()
     done = gradattr("run", str(manifest))
     assert done.code == 0, done.err
@@ -58,7 +59,13 @@ def test_from_plan_to_run_to_plan(gradattr: Any, manifest: Path, tmp_path: Path)
 def test_a_plan_for_people(gradattr: Any, manifest: Path) -> None:
     done = gradattr("plan", str(manifest))
     assert done.code == 0
-    for word in ("train", "attribute", "float16", "<- this manifest", "estimated from one batch"):
+    for word in (
+        "train",
+        "attribute",
+        "float16",
+        "<- this manifest",
+        "estimated from a few batches",
+    ):
         assert word in done.out
 
 

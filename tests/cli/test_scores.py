@@ -1,4 +1,4 @@
-"""An audit on the command line: show, plot."""
+"""An audit on the command line: plan, show, plot."""
 
 from __future__ import annotations
 
@@ -65,3 +65,17 @@ def test_a_run_without_scores_is_refused(
     assert done.code == 2
     assert "no DiffROAR scores to plot" in done.err
     assert not target.exists()
+
+
+@pytest.mark.parametrize("kind", ["people", "programs"])
+def test_a_plan_says_how_many_trials(gradattr: Any, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "audit.yaml"
+    path.write_text(
+        "kind: diffroar\nname: t\ndata: digits\ntest: digits\n"
+        f"models: {{a: {{arch: linear, train: {{epochs: 2}}}}}}\nstore: {tmp_path}/s\n"
+    )
+    done = gradattr("plan", str(path), "--no-probe", *(["--json"] if kind == "programs" else []))
+    assert done.code == 0, done.err
+    words = ("Trials", "mask_only", "masked copies") if kind == "people" else ('"rank_bytes"',)
+    for word in words:
+        assert word in done.out

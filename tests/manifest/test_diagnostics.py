@@ -203,7 +203,8 @@ def test_root_faults(fault: Fault, text: str, expected: str) -> None:
 
 def test_keys_of_another_kind_are_named(faults: Faults) -> None:
     found = faults("kind: train\nname: t\nmodel: {arch: mlp, train: {data: digits}}\n" + METHODS)
-    assert found == ["m.yaml:4:1: methods: unknown key; it is a key of kind 'attribute' or 'diffroar'"]
+    expected = "m.yaml:4:1: methods: unknown key; it is a key of kind 'attribute' or 'diffroar'"
+    assert found == [expected]
 
 
 def test_every_fault_in_the_order_of_the_file(faults: Faults) -> None:

@@ -1,0 +1,119 @@
+"""How long this machine takes: one batch of an attribution, a few batches of a training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from gradattr.attribution.passes import attribute
+from gradattr.attribution.requests import MethodRequest, OtherModel
+from gradattr.manifest.model import AnyModel
+from gradattr.models import build_model
+from gradattr.retraining import train_classifier
+from gradattr.work.context import RunContext
+from gradattr.work.methods import normalization
+from gradattr.work.modules import example_input, micro_batch, prepare_model
+from gradattr.work.recipes import recipe_of
+from gradattr.work.resources import choose_device
+
+#: A training is timed for about so many seconds an epoch, first on _FEW images only: if they take
+#: that long, no further.
+_SECONDS, _FEW = 0.3, 8
+#: Epochs that are run; the quickest counts, because other programs can only make one slower.
+_EPOCHS = 4
+
+
+@contextmanager
+def task_threads(context: RunContext) -> Iterator[None]:
+    """As many threads as a task has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(context.manifest.runtime.cpus_per_task)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def groups(requests: Sequence[MethodRequest]) -> list[list[MethodRequest]]:
+    """Requests that share their passes."""
+    found: dict[object, list[MethodRequest]] = {}
+    for request in requests:
+        found.setdefault((request.source, request.target), []).append(request)
+    return list(found.values())
+
+
+def evaluations_per_row(requests: Sequence[MethodRequest]) -> int:
+    """Forward-and-backward passes per image, shared ones counted once."""
+    return sum(group[0].source.evaluations for group in groups(requests))
+
+
+def attribution_seconds(
+    context: RunContext, model: nn.Module, spec: AnyModel, requests: Sequence[MethodRequest]
+) -> float:
+    """Seconds per image of all requests, from one batch of the cheapest."""
+    device = choose_device(context.manifest.engine, context.manifest.runtime)
+    evaluator, _ = prepare_model(context, model, spec, device)
+    batch_size = micro_batch(context, evaluator, device)
+    # Time grows with the evaluations, so the cheapest request is timed and scaled.
+    own = [request for request in requests if not isinstance(request.source, OtherModel)]
+    cheapest = min(own or requests, key=lambda request: request.source.evaluations or 10**9)
+    per_call = max(1, cheapest.source.evaluations)
+    count = max(1, batch_size // per_call)
+    x = example_input(context)[:1].to(device).expand(count, *context.shape).contiguous()
+
+    def once() -> float:
+        started = time.perf_counter()
+        attribute(
+            evaluator,
+            x,
+            [cheapest],
+            seeds=[0] * count,
+            labels=torch.zeros(count, dtype=torch.int64, device=device),
+            normalization=normalization(context.preprocess, context.shape[0]),
+            batch_size=batch_size,
+        )
+        return time.perf_counter() - started
+
+    once()
+    return min(once(), once()) / (count * per_call) * max(1, evaluations_per_row(requests))
+
+
+def epoch_seconds(context: RunContext, spec: AnyModel, rows: int, test_rows: int) -> float:
+    """Seconds of an epoch over ``rows`` images, with its evaluation of ``test_rows`` others, by
+    the recipe of ``spec``: optimizer, augmentation and adversary included."""
+    assert spec.train is not None
+    few = min(_FEW, rows)
+    first = _train(context, spec, few, 0)
+    if first > _SECONDS:
+        # A test image takes a forward pass alone, about a third.
+        return first / few * (rows + test_rows / 3)
+    most = int(_SECONDS / first * few)
+    count = min(rows, max(most, spec.train.batch_size))
+    return _train(context, spec, count, round(test_rows * count / rows)) / count * rows
+
+
+def _train(context: RunContext, spec: AnyModel, count: int, test_count: int) -> float:
+    """Seconds of an epoch over made-up images."""
+    assert spec.train is not None
+    recipe = recipe_of(spec.train, context.preprocess, context.shape[0], seed=0)
+    model = build_model(spec, shape=context.shape, num_classes=context.num_classes, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand((count + test_count, *context.shape), generator=generator)
+    y = torch.arange(len(x)) % context.num_classes
+    ends: list[float] = []
+    train_classifier(
+        model,
+        x[:count],
+        y[:count],
+        replace(recipe, epochs=_EPOCHS, stop_below=0.0),
+        test=(x[count:], y[count:]) if test_count else None,
+        device=choose_device(context.manifest.engine, context.manifest.runtime),
+        on_epoch=lambda result: ends.append(time.perf_counter()),
+    )
+    return min(after - before for before, after in pairwise(ends))
