@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from gradattr.manifest.loading import parse_manifest
 from gradattr.models import save_weights
@@ -41,8 +42,8 @@ def _cifar10(folder: Path) -> None:
         pq.write_table(pa.table({"img": images, "label": [i % 10 for i in range(20)]}), path)
 
 
-def _mnist(folder: Path) -> None:
-    target = folder / "data/mnist"
+def _mnist(folder: Path, name: str = "mnist") -> None:
+    target = folder / "data" / name
     target.mkdir(parents=True)
     for name in ("train", "t10k"):
         images = RANDOM.integers(0, 256, (20, 28, 28), dtype=np.uint8)
@@ -55,6 +56,22 @@ def _mnist(folder: Path) -> None:
         (target / f"{name}-labels-idx1-ubyte.gz").write_bytes(
             gzip.compress(header + labels.tobytes())
         )
+
+
+def _svhn(folder: Path) -> None:
+    target = folder / "data/svhn"
+    target.mkdir(parents=True)
+    for split in ("train", "test"):
+        images = RANDOM.integers(0, 256, (32, 32, 3, 20), dtype=np.uint8)
+        labels = (np.arange(20) % 10 + 1).astype(np.uint8)[:, None]
+        savemat(target / f"{split}_32x32.mat", {"X": images, "y": labels})
+
+
+def _imagenet10(folder: Path) -> None:
+    target = folder / "imagenet10"
+    target.mkdir()
+    for split in ("train", "val"):
+        _tar(target / f"{split}-000.tar", count=10)
 
 
 def _photos(folder: Path) -> None:
@@ -80,15 +97,19 @@ def _scans(folder: Path) -> None:
 def _imagenet(folder: Path) -> None:
     target = folder / "imagenet"
     target.mkdir()
-    with tarfile.open(target / "val-000.tar", "w") as archive:
-        for i in range(4):
+    _tar(target / "val-000.tar", count=4)
+    (folder / "models").mkdir()
+    weights = save_weights(torch.nn.Linear(2, 2))
+    (folder / "models/convnext_tiny.safetensors").write_bytes(weights)
+
+
+def _tar(path: Path, count: int) -> None:
+    with tarfile.open(path, "w") as archive:
+        for i in range(count):
             for suffix, data in (("png", _png(240)), ("cls", str(i).encode())):
                 member = tarfile.TarInfo(f"{i:04d}.{suffix}")
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
-    (folder / "models").mkdir()
-    weights = save_weights(torch.nn.Linear(2, 2))
-    (folder / "models/convnext_tiny.safetensors").write_bytes(weights)
 
 
 NEEDS: dict[str, Callable[[Path], None]] = {
@@ -97,6 +118,10 @@ NEEDS: dict[str, Callable[[Path], None]] = {
     "imagefolder_torchvision": _photos,
     "own_model_python": _scans,
     "ray_cluster": _imagenet,
+    "paper_svhn_mlp": _svhn,
+    "paper_fashion_mnist_mlp": lambda folder: _mnist(folder, "fashion_mnist"),
+    "paper_cifar10_resnet50": _cifar10,
+    "paper_imagenet10_resnet18": _imagenet10,
 }
 
 
