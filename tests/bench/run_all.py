@@ -25,7 +25,11 @@ BENCHES = [
         "`gradattr run` against the bare loop; memory; planning.",
         ["bench_run.py"],
     ),
-    ("Training", "Whole-tensor batches against Dataset and DataLoader.", ["bench_training.py"]),
+    (
+        "Retraining",
+        "Whole-tensor batches, masked on the fly, against Dataset and DataLoader.",
+        ["bench_retraining.py"],
+    ),
     ("Commit", "10 000 shards.", ["bench_commit.py"]),
 ]
 
