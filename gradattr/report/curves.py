@@ -8,8 +8,8 @@ if asked for, PredPower of both arms: what the differences are made of.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,8 @@ class Panel:
     """Rows of the table ``diffroar`` of the variant and of the control, by level."""
     power: list[dict[str, Any]]
     """Rows of the table ``pred_power`` of the variant, by level."""
+    published: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
+    """Scheme -> level -> DiffROAR as somebody else found it, drawn as crosses."""
 
     @property
     def schemes(self) -> list[str]:
@@ -57,8 +59,11 @@ class Panel:
         return next((floor for floor in found if floor is not None), None)
 
 
-def panels_of(run: Run) -> list[Panel]:
+def panels_of(
+    run: Run, *, published: Mapping[str, Mapping[float, float]] | None = None
+) -> list[Panel]:
     """A run's panels: one for each architecture that it retrains (or base model that it evaluates).
+    ``published``: values to draw beside them (see ``Panel``).
 
     UsageError: the run is no DiffROAR audit.
     """
@@ -83,6 +88,7 @@ def panels_of(run: Run) -> list[Panel]:
                 variant=variant,
                 scores=[row for row in mine if row["variant"] in (variant, CONTROL)],
                 power=[r for r in power if r["learner"] == learner and r["variant"] == variant],
+                published=published or {},
             )
         )
     return found
@@ -155,8 +161,13 @@ def _difference_panel(axis: Any, panel: Panel, styles: dict[str, tuple[str, str]
         control = panel.line(scheme, CONTROL)
         x, y = _column(control, "level") * 100, _column(control, "diffroar")
         axis.plot(x, y, color=styles[scheme][0], linestyle=":", linewidth=1.2)
+        theirs = panel.published.get(scheme, {})
+        levels = [100 * level for level in theirs]
+        axis.plot(levels, list(theirs.values()), "x", color=styles[scheme][0], markersize=7)
     if any(row["variant"] == CONTROL for row in panel.scores):
         axis.plot([], [], color="0.3", linestyle=":", linewidth=1.2, label="trained on masks alone")
+    if panel.published:
+        axis.plot([], [], "x", color="0.3", markersize=7, label="published")
     _finish(axis)
     axis.set_title(_title(panel), fontsize=9)
 
