@@ -1,8 +1,11 @@
-"""One pack on Ray Train: the task that starts its worker group, and what each worker does.
+"""One pack on Ray Train: what starts its worker group, and what each worker does.
 
 Ray Train supplies the processes, the process group and the end of all when one dies; our queue
 supplies the work, and our records the truth about what is done. ``ray.train.report`` is not used:
 it waits for all workers, whose trials take different times.
+
+Of the half dozen processes of a pack only the workers need torch and what stands on it; so what
+is heavy is imported where it is used.
 """
 
 from __future__ import annotations
@@ -12,18 +15,18 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from gradattr.plan import Task
 from gradattr.runtime.pack_queue import OutOfStepError, Place, work_off
-from gradattr.work.context import RunContext
 from gradattr.work.outcome import Outcome
-from gradattr.work.perform import perform
-from gradattr.work.resources import set_threads
 
-Work = Callable[[RunContext, Task], Outcome]
+if TYPE_CHECKING:
+    from gradattr.work.context import RunContext
+
+Work = Callable[["RunContext", Task], Outcome]
 
 #: How Ray Train behaves; read from the environment by the process that calls ``fit``.
 _ENVIRONMENT = {
@@ -50,7 +53,8 @@ class PackOrder:
     threads: int
     context: dict[str, Any]
     """RunContext as JSON."""
-    work: Work = perform
+    work: Work | None = None
+    """None: what the task's stage does."""
 
 
 @dataclass(frozen=True)
@@ -80,42 +84,53 @@ def train_loop(config: dict[str, Any]) -> None:
     """What Ray Train runs on every worker."""
     from ray.train import get_context
 
+    from gradattr.work.context import RunContext
+    from gradattr.work.perform import perform
+    from gradattr.work.resources import set_threads
+
     order: PackOrder = config["order"]
     context = RunContext.from_json(order.context)
+    do = order.work or perform
 
     def work(task: Task) -> Outcome:
         set_threads(order.threads)
-        return order.work(context, task)
+        return do(context, task)
 
     queue = _FarQueue(config["queue"])
     work_off(queue, order.number, get_context().get_world_rank(), order.width, work)
 
 
-@ray.remote(num_cpus=0, max_retries=0)
-def run_pack(queue: Any, order: PackOrder) -> PackEnd:
-    """Start a worker group and wait for its end.
+@ray.remote(num_cpus=0)
+class PackStarter:
+    """Starts a worker group and waits for its end.
 
-    A task rather than a thread of the driver: it works through ray:// too, loads Ray Train
-    and what it prints elsewhere, and can be ended at any moment, its workers with it.
+    A process of its own rather than a thread of the driver: it works through ray:// too, loads
+    Ray Train and what it prints elsewhere, and can be ended at any moment, its workers with it.
+    An actor rather than a task, because ending it is safe: a task that was cancelled by force just
+    as it finished was seen to end the driver's own process (Ray 2.60, "Tried to complete task
+    that was not pending").
     """
-    os.environ.update(_ENVIRONMENT)
-    from ray.train import ControllerError
-    from ray.train.v2.api.exceptions import WorkerGroupError
 
-    with (
-        tempfile.TemporaryDirectory(prefix="pack-", dir=_session_folder()) as folder,
-        # Out of the main thread Ray Train leaves this process' signals alone.
-        ThreadPoolExecutor(1) as thread,
-    ):
-        try:
-            thread.submit(_fit, queue, order, folder).result()
-        except WorkerGroupError as error:
-            return PackEnd(_first_line(error), _deaths(error.worker_failures))
-        except ControllerError as error:
-            return PackEnd(_reason(error.controller_failure))
-        except ray.exceptions.RayError as error:
-            return PackEnd(_reason(error))
-    return PackEnd()
+    def run(self, queue: Any, order: PackOrder) -> PackEnd:
+        """Once in a starter's life."""
+        os.environ.update(_ENVIRONMENT)
+        from ray.train import ControllerError
+        from ray.train.v2.api.exceptions import WorkerGroupError
+
+        with (
+            tempfile.TemporaryDirectory(prefix="pack-", dir=_session_folder()) as folder,
+            # Out of the main thread Ray Train leaves this process' signals alone.
+            ThreadPoolExecutor(1) as thread,
+        ):
+            try:
+                thread.submit(_fit, queue, order, folder).result()
+            except WorkerGroupError as error:
+                return PackEnd(_first_line(error), _deaths(error.worker_failures))
+            except ControllerError as error:
+                return PackEnd(_reason(error.controller_failure))
+            except ray.exceptions.RayError as error:
+                return PackEnd(_reason(error))
+        return PackEnd()
 
 
 def _session_folder() -> str:

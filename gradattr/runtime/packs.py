@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -20,10 +21,9 @@ from gradattr.manifest.operation import Runtime
 from gradattr.plan import Task
 from gradattr.runtime.executor import Stopped
 from gradattr.runtime.pack_queue import PackQueue, QueueState
-from gradattr.runtime.pack_worker import PackEnd, PackOrder, Work, run_pack
+from gradattr.runtime.pack_worker import PackEnd, PackOrder, PackStarter, Work
 from gradattr.runtime.slots import describe, needs, pack_sizes, slots
 from gradattr.work.outcome import Outcome
-from gradattr.work.perform import perform
 
 #: Crashes after which a trial runs with nothing beside it.
 SUSPICIOUS = 2
@@ -37,7 +37,7 @@ SETTLE_SECONDS = 10.0
 #: Seconds for workers that found nothing left to end by themselves.
 END_SECONDS = 5.0
 
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.5
 
 
 class Packs:
@@ -53,7 +53,7 @@ class Packs:
         runtime: Runtime,
         watch: Callable[[], bool],
         grace: float,
-        work: Work = perform,
+        work: Work | None = None,
     ) -> None:
         self._context = context
         self._runtime = runtime
@@ -128,6 +128,14 @@ class Packs:
         return self._grace
 
 
+@dataclass(frozen=True)
+class _Active:
+    """A pack that has not ended."""
+
+    order: PackOrder
+    starter: Any
+
+
 class _Session:
     """One queue, and the packs that pull from it."""
 
@@ -138,8 +146,9 @@ class _Session:
         options = packs.options()
         actor: Any = ray.remote(num_cpus=0)(PackQueue)
         self._queue = actor.options(**options).remote(list(tasks))
-        self._run_pack = run_pack.options(name="gradattr:pack", **options)
-        self._active: dict[Any, PackOrder] = {}
+        starter: Any = PackStarter
+        self._starter = starter.options(**options)
+        self._active: dict[Any, _Active] = {}
         self._sizes: list[int] = []
         self._fruitless = 0
         self._wanting = time.monotonic()
@@ -159,10 +168,10 @@ class _Session:
             yield from self._ended()
 
     def end(self) -> None:
-        """End what is still there. Ray ends a pack's workers with the task that started it."""
+        """End what is still there. Ray ends a pack's workers with the process that started it."""
         with suppress(ray.exceptions.RayError, ConnectionError):
-            for reference in self._active:
-                ray.cancel(reference, force=True)
+            for active in self._active.values():
+                ray.kill(active.starter)
             ray.kill(self._queue)
 
     def _collect(self) -> QueueState:
@@ -179,7 +188,8 @@ class _Session:
             size = self._sizes.pop()
             workers = min(size, waiting) if self._width == 1 else size
             order = self._packs.order(workers, self._width)
-            self._active[self._run_pack.remote(self._queue, order)] = order
+            starter = self._starter.remote()
+            self._active[starter.run.remote(self._queue, order)] = _Active(order, starter)
             waiting -= workers if self._width == 1 else 1
 
     def _choose_sizes(self, waiting: int) -> list[int]:
@@ -198,8 +208,10 @@ class _Session:
             return
         done, _ = ray.wait(list(self._active), timeout=_POLL_SECONDS)
         for reference in done:
-            order = self._active.pop(reference)
+            active = self._active.pop(reference)
+            order = active.order
             end = _how_it_ended(reference)
+            ray.kill(active.starter)
             died = end.died
             if self._width > 1 and died:
                 # Of workers that train together, the death of one is the death of all.
