@@ -12,6 +12,9 @@ import torch
 from gradattr.attribution.result import Attribution
 from gradattr.data.types import Batch
 from gradattr.manifest.attribute import AttributeManifest
+from tests.small_audits import audit
+
+__all__ = ["attribution", "audit", "batch", "collector", "manifest"]
 
 
 class Collector:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +23,7 @@ from gradattr.storage.objects import open_store
 from gradattr.work.audit import learners, trial_seeds, trials
 from gradattr.work.prepare import prepare
 from gradattr.work.recipes import recipe_of
-
-TRAIN = {"epochs": 4, "lr": 0.1, "batch_size": 32, "augment": {"crop_padding": 1, "flip": False}}
-
-
-@pytest.fixture
-def audit(tmp_path: Path) -> Callable[..., DiffRoarManifest]:
-    """A small audit on digits; keyword arguments replace whole parts."""
-
-    def make(**changes: Any) -> DiffRoarManifest:
-        value: dict[str, Any] = {
-            "kind": "diffroar",
-            "name": "tiny",
-            "data": {"format": "digits", "split": "train", "limit": 200},
-            "test": {"format": "digits", "split": "test", "limit": 100},
-            "preprocess": {"mean": [0.3], "std": [0.4]},
-            "models": {"standard": {"arch": "mlp", "hidden": [16], "train": TRAIN}},
-            "levels": [0.1, 0.5, 1.0],
-            "seeds": 2,
-            "shard_rows": 64,
-            "runtime": {"address": "inline"},
-            "store": {"url": str(tmp_path / "store")},
-        }
-        return DiffRoarManifest.model_validate(value | changes)
-
-    return make
+from tests.small_audits import TRAIN
 
 
 def finished(manifest: DiffRoarManifest) -> Run:
