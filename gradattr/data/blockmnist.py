@@ -26,16 +26,16 @@ from gradattr.seeds import derive_seed
 
 #: Rows and columns of a block.
 SIDE = 28
-_FIRST, _LAST = 6, 21
 _WHITE = 255
 
 
-def null_block() -> NDArray[np.uint8]:
-    """The patch (28, 28): a square of one-pixel lines in rows and columns 6 and 21, and its two
-    diagonals, white on black. No bitmap of the authors is public: this one is our choice."""
+def null_block(inset: int = 6) -> NDArray[np.uint8]:
+    """The patch (28, 28): a square of one-pixel lines, by default rows and columns 6 and 21, and
+    its two diagonals, white on black. No bitmap of the authors is public: it is our choice."""
     block = np.zeros((SIDE, SIDE), np.uint8)
-    inside = np.arange(_FIRST, _LAST + 1)
-    for edge in (_FIRST, _LAST):
+    first, last = inset, SIDE - 1 - inset
+    inside = np.arange(first, last + 1)
+    for edge in (first, last):
         block[edge, inside] = block[inside, edge] = _WHITE
     block[inside, inside] = block[inside, inside[::-1]] = _WHITE
     return block
@@ -91,7 +91,7 @@ class BlockMnistReader:
             spec.digits,
             spec.signal,
             spec.seed,
-            digest_bytes(null_block().tobytes()),
+            digest_bytes(null_block(spec.inset).tobytes()),
         ]
         digest = digest_json(recipe)
         _, labels, numbers = self._digits(file, digest)
@@ -121,7 +121,7 @@ class BlockMnistReader:
         part = slice(shard.start, shard.start + shard.rows)
         ids = [f"{number:08d}" for number in numbers[part]]
         top = self._on_top(ids)
-        images, masks = compose(digits[part], top)
+        images, masks = compose(digits[part], top, null_block(self.spec.inset))
         yield RawRows(shard.start, ids, labels[part], images, masks=masks, signal_on_top=top)
 
     def _on_top(self, ids: list[str]) -> NDArray[np.bool_]:
@@ -156,14 +156,15 @@ class BlockMnistReader:
 
 
 def compose(
-    digits: NDArray[np.uint8], on_top: NDArray[np.bool_]
+    digits: NDArray[np.uint8], on_top: NDArray[np.bool_], null: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Images (n, 1, 56, 28) of digits (n, 28, 28); masks (n, 56, 28), True in the null block."""
+    """Images (n, 1, 56, 28) of ``digits`` (n, 28, 28) and the patch ``null`` (28, 28), and masks
+    (n, 56, 28), True where that patch stands."""
     blocks = np.empty((len(digits), 2, SIDE, SIDE), np.uint8)
     rows = np.arange(len(digits))
     signal = np.where(on_top, 0, 1)
     blocks[rows, signal] = digits
-    blocks[rows, 1 - signal] = null_block()
-    null = np.zeros((len(digits), 2, SIDE, SIDE), np.bool_)
-    null[rows, 1 - signal] = True
-    return blocks.reshape(-1, 1, 2 * SIDE, SIDE), null.reshape(-1, 2 * SIDE, SIDE)
+    blocks[rows, 1 - signal] = null
+    masks = np.zeros((len(digits), 2, SIDE, SIDE), np.bool_)
+    masks[rows, 1 - signal] = True
+    return blocks.reshape(-1, 1, 2 * SIDE, SIDE), masks.reshape(-1, 2 * SIDE, SIDE)

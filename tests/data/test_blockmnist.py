@@ -49,6 +49,18 @@ def test_the_bitmap_of_the_null_block():
     assert block.sum() == 88 * 255  # 4 * 15 on the square, 2 * 14 on the diagonals inside it
 
 
+def test_the_square_of_the_null_block_may_be_larger(make_spec, read_all):
+    block = null_block(2)
+    assert block[2, 2:26].all() and block[2:26, 25].all() and block.sum() == 136 * 255
+    fields = {"format": "blockmnist", "inset": 2, "signal": "top", "limit": 3}
+    lower = read_all(fields).x[:, 0, 28:]
+    assert torch.equal(lower, torch.from_numpy(block).float().div(255).expand(3, -1, -1))
+    assert (
+        index_data(make_spec(fields)).digest()
+        != index_data(make_spec({**fields, "inset": 3})).digest()
+    )
+
+
 def test_digit_and_null_block_stand_where_the_data_says(read_all):
     batch = read_all()
     blocks = batch.x.view(-1, 2, 28, 28)
@@ -108,7 +120,7 @@ def test_digits_from_idx_files(mnist, read_all):
     chosen = np.flatnonzero(np.isin(labels, [1, 3]))
     assert batch.sample_ids == [f"{row:08d}" for row in chosen]
     assert batch.labels.tolist() == [0 if labels[row] == 3 else 1 for row in chosen]
-    expected, masks = compose(images[chosen], batch.signal_on_top.numpy())
+    expected, masks = compose(images[chosen], batch.signal_on_top.numpy(), null_block())
     assert torch.equal(batch.x, torch.from_numpy(expected).float() / 255)
     assert torch.equal(batch.masks, torch.from_numpy(masks))
 
