@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gradattr import load_manifest, open_run, run
 from gradattr.cli.output import print_table
 from gradattr.data import index_data, load_all
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.data import Preprocess
 from gradattr.metrics.theory import BlockMagnitudes, block_magnitudes
+from gradattr.report.results import open_run
+from gradattr.runtime.driver import run
+from gradattr.work.manifests import load_manifest
 
 MANIFESTS = Path("manifests")
 TOLERANCE = 0.05

@@ -19,14 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradattr import load_manifest, run
 from gradattr.cli.locate import locate
 from gradattr.cli.output import print_table
 from gradattr.errors import GradattrError
 from gradattr.report.curves import panels_of, plot_curves
 from gradattr.report.results import Run
+from gradattr.runtime.driver import run
 from gradattr.runtime.progress import Event
 from gradattr.storage.objects import open_store
+from gradattr.work.manifests import load_manifest
 
 MANIFESTS = Path("manifests")
 PAPER = (

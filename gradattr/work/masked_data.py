@@ -15,9 +15,10 @@ from torch import Tensor
 from gradattr.data.registry import make_shards
 from gradattr.data.types import Batch, DataIndex
 from gradattr.retraining.masking import Masking
+from gradattr.seeds import derive_seed
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.ranks import read_ranks
-from gradattr.work.audit import Arm, schemes
+from gradattr.work.audit import RANDOM, Arm, schemes
 from gradattr.work.context import RunContext
 from gradattr.work.prepare_diffroar import RANK_STAGE, TRAIN, rank_key
 from gradattr.work.rank import bins_shape, level_bins
@@ -44,13 +45,36 @@ class MaskedData:
         return self.sets[split].x, self.sets[split].labels
 
     def masking(
-        self, split: str, scheme: str, level: float, arm: Arm, *, mask_only: bool = False
+        self,
+        split: str,
+        scheme: str,
+        level: float,
+        arm: Arm,
+        *,
+        mask_only: bool = False,
+        draw: int | None = None,
     ) -> Masking:
-        """The masks of a split's images at a level."""
+        """The masks of a split's images at a level.
+
+        ``draw``: number of the seed. The scheme 'random' deals its masks out anew for each, so that
+        an interval over seeds counts the luck of the draw too; other schemes have one order.
+        """
         manifest = self.context.audit_manifest
         bins = level_bins(manifest, self.context.shape)
         keep = {"top": bins.top, "bottom": bins.bottom, "rest": bins.rest}[arm](level)
-        return Masking(self._bins(split, scheme), keep, self.fill(), mask_only)
+        ranks = self._bins(split, scheme)
+        if scheme == RANDOM and draw is not None:
+            ranks = ranks[self._dealt(split, draw, len(ranks))]
+        return Masking(ranks, keep, self.fill(), mask_only)
+
+    def _dealt(self, split: str, draw: int, count: int) -> Tensor:
+        """Which image's random order each image gets. The orders were drawn without regard to the
+        images, so any assignment is as good a draw, and none has to be computed or stored."""
+        manifest = self.context.audit_manifest
+        generator = torch.Generator().manual_seed(
+            derive_seed(manifest.seed, "random draw", split, draw)
+        )
+        return torch.randperm(count, generator=generator)
 
     def fill(self) -> tuple[float, ...]:
         """What a removed coordinate becomes, in the units of the model's input."""

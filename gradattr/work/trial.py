@@ -66,6 +66,7 @@ def _train(context: RunContext, trial: Trial, *, distributed: bool) -> TrainResu
                 trial.level,
                 trial.arm,
                 mask_only=trial.variant == "mask_only",
+                draw=trial.seed,
             )
             for split in (TRAIN, TEST)
         }
