@@ -73,7 +73,8 @@ def train_classifier(
         check_data(model, *test, test_masking, "test", device)
     data = TrainingData.on(device, x, y, masking)
     test_data = None if test is None else TrainingData.on(device, *test, test_masking)
-    loop = _Loop(model, data, test_data, recipe, device, team, cancelled)
+    mask = None if masking is None else masking.identity()
+    loop = _Loop(model, data, test_data, recipe, device, team, mask, cancelled)
     history = loop.restore(checkpoints)
     while not (stopped := _stop_reason(recipe, history)):
         result = loop.epoch(len(history) + 1)
@@ -102,6 +103,8 @@ class _Loop:
     recipe: Recipe
     device: torch.device
     team: Team
+    mask: dict[str, Any] | None
+    """What identifies the training data's masks."""
     cancelled: Callable[[], bool] | None
 
     def __post_init__(self) -> None:
@@ -201,12 +204,11 @@ class _Loop:
         recipe = asdict(self.recipe)
         del recipe["checkpoint_every"]
         shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
-        masking = self.data.masking
         return {
             "recipe": recipe,
             "rows": len(self.data.y),
             "shapes": shapes,
-            "masking": None if masking is None else masking.identity(),
+            "masking": self.mask,
         }
 
     def checkpoint(self, history: list[EpochResult]) -> bytes:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradattr.errors import DataError
 from gradattr.retraining import augmentation
 from gradattr.retraining.adversary import random_start
-from gradattr.retraining.masking import Masking
+from gradattr.retraining.masking import Masking, Scratch
 from gradattr.retraining.recipe import Recipe
 from gradattr.retraining.team import Team
 from gradattr.seeds import derive_seed
@@ -53,14 +53,15 @@ class TrainingData:
     ) -> TrainingData:
         """The data set on the device if there is room for it, else where it is."""
         x = resident(x, device)
-        if masking is not None and x.device == device:
-            masking = masking.to(device)
+        if masking is not None:
+            masking = (masking.to(device) if x.device == device else masking).resolve()
         return cls(x, y.to(device), masking, device)
 
     def batches(
         self, recipe: Recipe, epoch: int, team: Team, layout: torch.memory_format
     ) -> Iterator[TrainingBatch]:
-        """This process' share of every batch of an epoch."""
+        """This process' share of every batch of an epoch; its memory serves the next one again."""
+        scratch = Scratch()
         count = len(self.y)
         generator = torch.Generator().manual_seed(derive_seed(recipe.seed, "order", epoch))
         order = torch.randperm(count, generator=generator)
@@ -69,7 +70,7 @@ class TrainingData:
         for begin, end in batch_bounds(count, recipe.batch_size):
             part, weight = team.share(end - begin)
             rows = order[begin:end][part]
-            x = self._images(rows)
+            x = self._images(rows, scratch)
             if augment is not None and draws is not None:
                 x = augmentation.apply(augment, x, draws.select(rows))
             if x.dim() == 4:
@@ -88,11 +89,12 @@ class TrainingData:
         seed = derive_seed(recipe.seed, "adversary", epoch, begin)
         return random_start(recipe.adversary, (end - begin, *self.x.shape[1:]), seed)
 
-    def _images(self, rows: Tensor) -> Tensor:
+    def _images(self, rows: Tensor, scratch: Scratch) -> Tensor:
         rows = rows.to(self.x.device)
-        x = self.x.index_select(0, rows)
+        x = scratch.rows("images", self.x, rows)
         if self.masking is not None:
-            x = self.masking.apply(x, self.masking.bins.index_select(0, rows))
+            bins = scratch.rows("bins", self.masking.bins, rows)
+            x = self.masking.apply_(x, bins, scratch)
         return x.to(self.device)
 
 
