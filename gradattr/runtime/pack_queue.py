@@ -8,6 +8,7 @@ model together (``width`` > 1).
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class PackQueue:
         self._waiting = deque(tasks)
         self._given: dict[Place, list[Task | None]] = {}
         self._running: dict[str, tuple[Place, Task]] = {}
+        self._held: dict[str, Outcome] = {}
         self._outcomes: list[Outcome] = []
         self._open = True
 
@@ -65,6 +67,14 @@ class PackQueue:
         if outcome.status == "fatal":
             self.close()
 
+    def hold(self, place: Place, outcome: Outcome) -> None:
+        """Take in a failure that may be the consequence of another worker's death, because those
+        who train together fail when they lose one: it counts if, when the pack has ended, none
+        has died. The first one is kept."""
+        held = self._running.get(outcome.key)
+        if held is not None and held[0] == place:
+            self._held.setdefault(outcome.key, outcome)
+
     def collect(self) -> QueueState:
         """The new outcomes, and how much is left."""
         outcomes, self._outcomes = self._outcomes, []
@@ -76,11 +86,15 @@ class PackQueue:
 
     def end_pack(self, pack: int, died: Mapping[int, str]) -> list[tuple[Task, str]]:
         """A pack has ended. What was under way at the places that ``died`` is returned, with the
-        place's reason; what was under way elsewhere in it is handed out again, after everything
-        that is still fresh."""
+        place's reason. Of what was under way elsewhere in it, a failure that was held counts now;
+        the rest is handed out again, after everything that is still fresh."""
         blamed = []
         for key, ((number, place), task) in list(self._running.items()):
             if number != pack:
+                continue
+            failure = self._held.pop(key, None)
+            if place not in died and failure is not None:
+                self.push((number, place), failure)
                 continue
             del self._running[key]
             if place in died:
@@ -95,6 +109,7 @@ class Queue(Protocol):
 
     def pull(self, place: Place, step: int) -> Task | None: ...
     def push(self, place: Place, outcome: Outcome) -> None: ...
+    def hold(self, place: Place, outcome: Outcome) -> None: ...
 
 
 class OutOfStepError(Exception):
@@ -102,20 +117,33 @@ class OutOfStepError(Exception):
     Ends the pack."""
 
 
+#: Seconds that one of several workers waits after a failure, for Ray Train to find out whether
+#: another has died.
+FAILED_SECONDS = 5.0
+
+
 def work_off(
-    queue: Queue, pack: int, rank: int, width: int, work: Callable[[Task], Outcome]
+    queue: Queue,
+    pack: int,
+    rank: int,
+    width: int,
+    work: Callable[[Task], Outcome],
+    failed_seconds: float = FAILED_SECONDS,
 ) -> None:
     """What a worker of a pack does: pull a task, do it, say how it ended, until none is left.
 
     Every worker of a place of several (``width`` > 1) does each of its tasks. Rank 0 speaks for
-    all when it went well; whoever fails says so, and then raises OutOfStepError.
+    all when it went well; whoever fails says so, and after ``failed_seconds`` raises
+    OutOfStepError.
     """
     place = (pack, rank if width == 1 else 0)
     step = 0
     while (task := queue.pull(place, step)) is not None:
         outcome = work(task)
-        if width == 1 or rank == 0 or outcome.status != "ok":
-            queue.push(place, outcome)
         if width > 1 and outcome.status != "ok":
+            queue.hold(place, outcome)
+            time.sleep(failed_seconds)
             raise OutOfStepError(f"{task.stage} {task.key}: {outcome.error}")
+        if width == 1 or rank == 0:
+            queue.push(place, outcome)
         step += 1

@@ -79,6 +79,9 @@ class _FarQueue:
     def push(self, place: Place, outcome: Outcome) -> None:
         ray.get(self._actor.push.remote(place, outcome))
 
+    def hold(self, place: Place, outcome: Outcome) -> None:
+        ray.get(self._actor.hold.remote(place, outcome))
+
 
 def train_loop(config: dict[str, Any]) -> None:
     """What Ray Train runs on every worker."""

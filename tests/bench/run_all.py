@@ -30,6 +30,7 @@ BENCHES = [
         "Whole-tensor batches, masked on the fly, against Dataset and DataLoader.",
         ["bench_retraining.py"],
     ),
+    ("Packs", "What a worker group of Ray Train costs, once and per trial.", ["bench_packs.py"]),
     ("Commit", "10 000 shards.", ["bench_commit.py"]),
 ]
 

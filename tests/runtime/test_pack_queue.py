@@ -164,17 +164,43 @@ class _Locked:
         with self._lock:
             self._queue.push(place, outcome)
 
+    def hold(self, place: Place, outcome: Outcome) -> None:
+        with self._lock:
+            self._queue.hold(place, outcome)
+
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_fails_says_so_and_ends_its_group(rank: int) -> None:
     queue = PackQueue(_tasks(2))
     done, work = _do(lambda task: "failed")
     with pytest.raises(OutOfStepError, match="trial 000: as told"):
-        work_off(queue, 1, rank, 2, work)
-    assert done == _keys(queue) == ["000"]
-    # Nobody has died; the other task is for the next pack.
+        work_off(queue, 1, rank, 2, work, failed_seconds=0)
+    assert done == ["000"]
+    assert _keys(queue) == []  # Not before it is known whether another rank has died.
     assert queue.end_pack(1, {}) == []
-    assert queue.collect().waiting == 1
+    state = queue.collect()
+    assert [(outcome.key, outcome.status) for outcome in state.outcomes] == [("000", "failed")]
+    assert (state.waiting, state.running) == (1, 0)
+
+
+def test_a_rank_that_fails_because_another_died_is_not_believed() -> None:
+    (task,) = _tasks(1)
+    queue = PackQueue([task])
+    _, work = _do(lambda task: "failed")
+    with pytest.raises(OutOfStepError):
+        work_off(queue, 1, 0, 2, work, failed_seconds=0)
+    assert queue.end_pack(1, {0: "shot"}) == [(task, "shot")]
+    assert _keys(queue) == []
+
+
+def test_only_the_place_that_has_a_task_can_fail_it() -> None:
+    (task,) = _tasks(1)
+    queue = PackQueue([task])
+    queue.pull((1, 0), 0)
+    queue.hold((9, 0), _outcome(task, "fatal"))
+    assert queue.end_pack(1, {}) == []
+    state = queue.collect()
+    assert (state.outcomes, state.waiting, state.running) == ([], 1, 0)
 
 
 @settings(deadline=None, max_examples=200)
