@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from gradattr.cli.output import human_bytes, human_seconds, print_json, print_table
-from gradattr.cli.template import manifest_template
+from gradattr.cli.template import audit_template, manifest_template
+from gradattr.errors import UsageError
 from gradattr.manifest.loading import parse_manifest
 from gradattr.work.manifests import load_manifest
 
 
-def init_manifest(data: str, name: str) -> None:
-    text = manifest_template(data, name)
+def init_manifest(kind: str, data: str, name: str) -> None:
+    templates = {"attribute": manifest_template(data, name), "diffroar": audit_template(name)}
+    if kind not in templates:
+        raise UsageError(f"--kind {kind!r}: expected {' or '.join(templates)}")
+    if kind == "diffroar" and data != "digits":
+        raise UsageError("--data is for --kind attribute; write an audit's data into its file")
+    text = templates[kind]
     # What is printed must be valid: a name with a space would only fail later.
     parse_manifest(text, file="gradattr init")
     sys.stdout.write(text)

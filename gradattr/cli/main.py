@@ -42,11 +42,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for progra
 def init(
     data: Annotated[str, typer.Option(help="Data set: digits, or the URL of a folder.")] = "digits",
     name: Annotated[str, typer.Option(help="Name of the run.")] = "first-audit",
+    kind: Annotated[
+        str, typer.Option(help="attribute: maps of a data set; diffroar: can they be trusted?")
+    ] = "attribute",
 ) -> None:
     """Print a manifest with comments, to begin with: gradattr init > audit.yaml"""
     from gradattr.cli.ask import init_manifest
 
-    init_manifest(data, name)
+    init_manifest(kind, data, name)
 
 
 @app.command(rich_help_panel="Ask")

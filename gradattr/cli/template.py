@@ -56,6 +56,52 @@ store: results             # a folder, or s3://bucket/prefix
 """
 
 
+_AUDIT = """\
+# {name}: can an attribution be trusted on this data? (DiffROAR: keep the top or the bottom k of
+# each image's coordinates, retrain from scratch, compare the accuracies.)
+#   gradattr plan FILE     how many trainings, how long
+#   gradattr run FILE      do it; running it again resumes
+#   gradattr show FILE     the verdicts;  gradattr plot FILE  the curves
+# For completion and checks in an editor:
+#   gradattr schema > schema.json
+# yaml-language-server: $schema=schema.json
+version: 1
+kind: diffroar
+name: {name}
+seed: 0
+
+# 1 797 handwritten digits, 8x8 grey, inside the package: no download.
+data: {format: digits, split: train}
+test: {format: digits, split: test}
+
+models:                    # they supply the attributions; each has its name
+  standard:
+    arch: mlp              # linear, mlp, cnn, resnet18, torchvision:<name>, python:<module>:<fn>
+    hidden: [128, 128]
+    train: {lr: 0.05, batch_size: 64, epochs: 30}
+  robust:
+    arch: mlp
+    hidden: [128, 128]
+    train:
+      lr: 0.05
+      batch_size: 64
+      epochs: 30
+      adversary: {norm: l2, eps: 0.5}
+
+methods:                   # 'gradattr methods' lists them all
+  - saliency
+baselines: [random, linear]
+levels: [0.1, 0.3, 0.5, 1.0]    # shares of the coordinates that are kept; 1.0 is the noise floor
+seeds: 3                   # retrainings per scheme, level and arm
+store: results             # a folder, or s3://bucket/prefix
+"""
+
+
+def audit_template(name: str) -> str:
+    """The text of a DiffROAR manifest on the embedded digits."""
+    return _AUDIT.replace("{name}", name)
+
+
 def manifest_template(data: str, name: str) -> str:
     """The manifest's text: ``data`` is 'digits' or the URL of a folder of images."""
     import json

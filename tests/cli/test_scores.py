@@ -67,6 +67,31 @@ def test_a_run_without_scores_is_refused(
     assert not target.exists()
 
 
+def test_init_prints_an_audit_that_plans(gradattr: Any, tmp_path: Path) -> None:
+    done = gradattr("init", "--kind", "diffroar", "--name", "mine")
+    assert done.code == 0
+    path = tmp_path / "mine.yaml"
+    path.write_text(done.out.replace("store: results ", f"store: {tmp_path}/results "))
+    planned = json.loads(gradattr("plan", str(path), "--no-probe", "--json").out)
+    assert planned["run_id"].startswith("mine-")
+    assert [stage["name"] for stage in planned["stages"]] == ["train", "rank", "trial", "score"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--kind", "audit"], "expected attribute or diffroar"),
+        (["--kind", "diffroar", "--data", "photos"], "--data is for --kind attribute"),
+    ],
+)
+def test_init_refuses_what_it_has_no_template_for(
+    gradattr: Any, arguments: list[str], expected: str
+) -> None:
+    done = gradattr("init", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert expected in done.err
+
+
 @pytest.mark.parametrize("kind", ["people", "programs"])
 def test_a_plan_says_how_many_trials(gradattr: Any, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "audit.yaml"
