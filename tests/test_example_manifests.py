@@ -115,6 +115,9 @@ def _tar(path: Path, count: int) -> None:
 NEEDS: dict[str, Callable[[Path], None]] = {
     "cifar10_parquet": _cifar10,
     "mnist_idx": _mnist,
+    "blockmnist": _mnist,
+    "blockmnist_robust": _mnist,
+    "blockmnist_top": _mnist,
     "imagefolder_torchvision": _photos,
     "own_model_python": _scans,
     "ray_cluster": _imagenet,
