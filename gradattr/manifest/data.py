@@ -62,8 +62,7 @@ class BlockMnistData(DataBase):
     on top (BlockMNIST-Top)."""
     inset: Annotated[int, Field(ge=0, le=12)] = 6
     """Pixels between the edge of the null block and the square drawn in it: at 6 the square's
-    lines are rows and columns 6 and 21 of 0 to 27. A small one is nearer to a digit: a robust
-    model can only ignore a null block that its adversary cannot turn into something else."""
+    lines are rows and columns 6 and 21 of 0 to 27."""
     seed: Seed = 0
     """Decides, with an image's sample id, where its digit stands."""
 
