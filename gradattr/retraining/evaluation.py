@@ -85,7 +85,7 @@ def _evaluate(
             images = x[rows]
             if masking is not None:
                 bins = scratch.copy("bins", masking.bins[rows].to(images.device))
-                images = masking.apply_(scratch.copy("images", images), bins, scratch)
+                images = masking.apply_(scratch.copy("images", images), bins)
             images, labels = images.to(device), y[rows].to(device)
             if adversary is not None:
                 seed = derive_seed(0, "robust", start)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +24,17 @@ _BITS = {
     torch.float16: torch.int16,
     torch.bfloat16: torch.int16,
 }
+
+
+@lru_cache(maxsize=8)
+def _fill(
+    values: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, bool]:
+    """(c or 1, 1, 1), and whether every bit of it is 0. Kept, because making it takes as long as
+    masking a batch."""
+    fill = torch.tensor(values, dtype=dtype)[:, None, None]
+    zero = not bool(fill.contiguous().view(torch.uint8).any())
+    return fill.to(device), zero
 
 
 class Scratch:
@@ -84,23 +97,26 @@ class Masking:
 
     def apply(self, x: Tensor, bins: Tensor) -> Tensor:
         """Images (b, c, h, w) and their bins (b, c or 1, h, w) -> masked images (b, c, h, w)."""
-        return self.apply_(x.clone(), bins.clone(), Scratch())
+        return self.apply_(x.clone(), bins.clone())
 
-    def apply_(self, x: Tensor, bins: Tensor, scratch: Scratch) -> Tensor:
+    def apply_(self, x: Tensor, bins: Tensor) -> Tensor:
         """The same in the memory of ``x``; ``bins`` are overwritten."""
         kept = bins if self.resolved else self._kept_(bins)
         if self.mask_only:
             return x.copy_(kept.clamp_(max=1).expand_as(x))
-        fill = torch.tensor(self.fill, dtype=x.dtype, device=x.device)[:, None, None]
+        # Adding 0 makes -0 a plain 0.
+        fill, zero = _fill(tuple(float(v) + 0.0 for v in self.fill), x.dtype, x.device)
         if x.device.type != "cpu" or x.dtype not in _BITS:
             return torch.where(kept > 0, x, fill, out=x)
-        # On the numbers' bits: the same in a tenth of the time, because 'where' is not vectorised.
+        # On the numbers' bits, because 'where' is not vectorised: the same in a fifth of the time.
         bits, fill = x.view(_BITS[x.dtype]), fill.view(_BITS[x.dtype])
-        ones = scratch.like("ones", bins, bits.dtype).copy_(kept.view(torch.int8))
-        if bool(fill.any()):
-            bits.bitwise_xor_(fill).bitwise_and_(ones).bitwise_xor_(fill)
-        else:
-            bits.bitwise_and_(ones)
+        if not zero:
+            bits.bitwise_xor_(fill)
+        # NumPy widens the bytes piece by piece in the processor's cache, torch all of them first.
+        numbers = bits.numpy()
+        np.bitwise_and(numbers, kept.view(torch.int8).numpy(), out=numbers)
+        if not zero:
+            bits.bitwise_xor_(fill)
         return x
 
     def _kept_(self, bins: Tensor) -> Tensor:

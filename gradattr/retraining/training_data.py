@@ -94,7 +94,7 @@ class TrainingData:
         x = scratch.rows("images", self.x, rows)
         if self.masking is not None:
             bins = scratch.rows("bins", self.masking.bins, rows)
-            x = self.masking.apply_(x, bins, scratch)
+            x = self.masking.apply_(x, bins)
         return x.to(self.device)
 
 
