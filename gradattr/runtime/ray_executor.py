@@ -85,7 +85,8 @@ class RayExecutor:
                     return
         finally:
             for reference in running:
-                ray.cancel(reference, force=True)
+                # Not by force: Ray has aborted the driver where that met the end of the call.
+                ray.cancel(reference)
 
     def _drain(self, running: dict[Any, Task]) -> Iterator[Outcome]:
         # Ray cannot say which calls have begun, and cancelling one that has would throw away a

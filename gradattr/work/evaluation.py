@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gradattr.plan import Task
 from gradattr.retraining.masking import Masking
 from gradattr.retraining.ranks import kept_count
 from gradattr.storage.objects import open_store
+from gradattr.storage.schemas import make_table
+from gradattr.storage.shards import ShardWriter
 from gradattr.work.audit import Arm, Trial
 from gradattr.work.context import RunContext
 from gradattr.work.masked_data import MaskedData, masked_data
@@ -23,15 +26,19 @@ from gradattr.work.resources import choose_device
 _BATCH = 256
 
 
-def evaluate_masked(context: RunContext, trial: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Columns of the table 'trials', a row per level and arm, and what the shard's record keeps
-    besides: the weights' digest and, for the paired interval, how many images each arm got right
-    alone."""
+def evaluate_scheme(context: RunContext, task: Task) -> dict[str, Any]:
+    """Test the base model of ``task.payload['trial']`` on images masked by its scheme; write a row
+    of the table 'trials' per level and arm, and the record; return its ``extra``.
+
+    The record keeps besides, for the paired interval, how many images each arm got right alone.
+    """
+    trial = Trial(**task.payload["trial"])
     manifest = context.audit_manifest
     assert trial.scheme is not None
+    store = open_store(manifest.store)
     digests: dict[str, str] = {}
     spec = manifest.models[trial.learner]
-    model = load_module(context, trial.learner, spec, open_store(manifest.store), digests)
+    model = load_module(context, trial.learner, spec, store, digests)
     model = model.to(choose_device(manifest.engine, manifest.runtime)).eval()
     data = masked_data(context)
     coordinates = level_bins(manifest, context.shape).coordinates
@@ -58,7 +65,17 @@ def evaluate_masked(context: RunContext, trial: Trial) -> tuple[dict[str, Any], 
             )
         pairs.append({"level": level, **_paired(right["top"], right["bottom"])})
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return columns, {"pairs": pairs, "models": digests}
+    writer = ShardWriter(store, context.run_id, context.fingerprint, task.stage, task.key)
+    writer.append("trials", make_table("trials", columns))
+    extra = {
+        "rows": task.rows,
+        "bad_rows": 0,
+        "torch": torch.__version__,
+        "pairs": pairs,
+        "models": digests,
+    }
+    writer.finish(rows=task.rows, row_ids=columns["row"], extra=extra)
+    return extra
 
 
 _ARMS: tuple[Arm, Arm] = ("top", "bottom")

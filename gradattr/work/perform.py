@@ -8,6 +8,7 @@ from typing import Any
 from gradattr.plan import Task
 from gradattr.work.attribute import attribute_shard
 from gradattr.work.context import RunContext
+from gradattr.work.evaluation import evaluate_scheme
 from gradattr.work.outcome import Outcome, attempt
 from gradattr.work.rank import rank_shard
 from gradattr.work.score import score_trials
@@ -20,6 +21,7 @@ STAGES: dict[str, Callable[[RunContext, Task], dict[str, Any]]] = {
     "attribute": attribute_shard,
     "rank": rank_shard,
     "trial": run_trial,
+    "evaluate": evaluate_scheme,
     "score": score_trials,
 }
 

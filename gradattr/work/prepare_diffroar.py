@@ -25,6 +25,8 @@ from gradattr.work.trainings import num_classes, plan_trainings
 
 RANK_STAGE = "rank"
 TRIAL_STAGE = "trial"
+#: In place of trials, without retraining.
+EVALUATE_STAGE = "evaluate"
 SCORE_STAGE = "score"
 
 #: Names of the data sets in the context, and of the splits in the table 'ranks'.
@@ -98,11 +100,13 @@ def rank_key(ranker: str, split: str, shard: int) -> str:
 
 def _trial_stage(manifest: DiffRoarManifest, todo: list[Trial]) -> Stage:
     workers = {name: spec.train.workers for name, spec in learners(manifest).items() if spec.train}
-    # Without retraining, one task tests every level and arm of a scheme.
-    rows = 1 if manifest.retrain is not False else 2 * len(manifest.levels)
+    stage, rows = TRIAL_STAGE, 1
+    if manifest.retrain is False:
+        # One task tests every level and arm of a scheme.
+        stage, rows = EVALUATE_STAGE, 2 * len(manifest.levels)
     tasks = tuple(
         Task(
-            TRIAL_STAGE,
+            stage,
             trial.key,
             rows,
             {"trial": trial.to_json(), "workers": workers.get(trial.learner, 1)},
@@ -110,7 +114,7 @@ def _trial_stage(manifest: DiffRoarManifest, todo: list[Trial]) -> Stage:
         for trial in todo
     )
     expected = {"trials": rows * len(tasks)}
-    return Stage(TRIAL_STAGE, tasks, tables=("trials",), expected_rows=expected)
+    return Stage(stage, tasks, tables=("trials",), expected_rows=expected)
 
 
 def _score_stage(manifest: DiffRoarManifest, todo: list[Trial]) -> Stage:
@@ -128,7 +132,7 @@ def _score_stage(manifest: DiffRoarManifest, todo: list[Trial]) -> Stage:
         "levels": list(manifest.levels),
         "seeds": manifest.seeds,
         "variants": list(dict.fromkeys(trial.variant for trial in todo)),
-        "trials": [trial.key for trial in todo],
+        "stage": EVALUATE_STAGE if manifest.retrain is False else TRIAL_STAGE,
     }
     task = Task(SCORE_STAGE, "scores", len(todo), payload)
     return Stage(SCORE_STAGE, (task,), tables=("pred_power", "diffroar"), expected_rows={})

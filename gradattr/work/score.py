@@ -24,8 +24,6 @@ from gradattr.storage.schemas import make_table, table_schema
 from gradattr.storage.shards import ShardWriter
 from gradattr.work.context import RunContext
 
-TRIAL_STAGE = "trial"
-
 Row = dict[str, Any]
 
 #: (learner, variant, scheme, level): what both arms have in common. Scheme None: any.
@@ -43,13 +41,14 @@ class Trials:
 
 
 def score_trials(context: RunContext, task: Task) -> dict[str, Any]:
-    """Write the tables ``pred_power`` and ``diffroar`` from the records of the stage ``trial``.
+    """Write the tables ``pred_power`` and ``diffroar`` from the records of ``payload["stage"]``.
 
     ``task.payload["schemes"]`` lists {scheme, model, method, learner} in the order of the tables.
     """
     store = open_store(context.manifest.store)
     trials = Trials()
-    for record, table in read_stage(store, read_run(store, context.run_id), TRIAL_STAGE, "trials"):
+    run, stage = read_run(store, context.run_id), task.payload["stage"]
+    for record, table in read_stage(store, run, stage, "trials"):
         collect(trials, table.to_pylist(), record.extra.get("pairs", []))
     schemes = task.payload["schemes"]
     tables = {

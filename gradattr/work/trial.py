@@ -17,7 +17,6 @@ from gradattr.storage.schemas import make_table
 from gradattr.storage.shards import ShardWriter
 from gradattr.work.audit import Trial, learners, trial_seeds
 from gradattr.work.context import RunContext
-from gradattr.work.evaluation import evaluate_masked
 from gradattr.work.masked_data import masked_data
 from gradattr.work.prepare_diffroar import TEST, TRAIN
 from gradattr.work.rank import level_bins
@@ -34,12 +33,8 @@ def run_trial(context: RunContext, task: Task) -> dict[str, Any]:
     """
     trial = Trial(**task.payload["trial"])
     extra: dict[str, Any] = {"rows": task.rows, "bad_rows": 0, "torch": torch.__version__}
-    if trial.variant == "no_retrain":
-        columns, more = evaluate_masked(context, trial)
-        extra |= more
-    else:
-        result = _train(context, trial, distributed=together(task))
-        columns = {name: [value] for name, value in _row(context, trial, result).items()}
+    result = _train(context, trial, distributed=together(task))
+    columns = {name: [value] for name, value in _row(context, trial, result).items()}
     if leads(task):
         store = open_store(context.manifest.store)
         writer = ShardWriter(store, context.run_id, context.fingerprint, task.stage, task.key)
