@@ -173,7 +173,9 @@ class MadeUpAudit:
             columns = {name: [row.get(name) for row in rows] for name in names}
             writer.append("trials", make_table("trials", columns))
             writer.finish(len(rows), [row["row"] for row in rows], {"rows": len(rows), **extra})
-        score_trials(context, Task("score", "scores", 1, {"schemes": self.schemes}))
+        score_trials(
+            context, Task("score", "scores", 1, {"schemes": self.schemes, "stage": "trial"})
+        )
         return commit_run(store, run_json)
 
     def run_json(self, context: RunContext) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_without_retraining_only_the_test_set_is_ranked(tmp_path: Path) -> None:
     found = report(tmp_path, retrain=False, probe=True)
     assert found["audit"]["variants"] == [{"variant": "no_retrain", "trials": 8, "epochs": 0}]
     assert found["audit"]["rank_bytes"] == 40 * 6 * 64
-    assert {s["name"]: s["seconds"] for s in found["stages"]}["trial"] is None
+    assert {s["name"]: s["seconds"] for s in found["stages"]}["evaluate"] is None
 
 
 def test_the_probe_times_every_kind_of_task(tmp_path: Path) -> None:
@@ -88,4 +88,4 @@ def test_a_model_with_weights_and_no_recipe_is_planned_without_retraining(
     path.write_bytes(save_weights(build_model(spec, shape=(1, 8, 8), num_classes=10, seed=7)))
     model = {"arch": "cnn", "width": 4, "weights": str(path)}
     found = report(tmp_path, models={"a": model}, retrain=False, baselines=["random"])
-    assert [stage["name"] for stage in found["stages"]] == ["rank", "trial", "score"]
+    assert [stage["name"] for stage in found["stages"]] == ["rank", "evaluate", "score"]

@@ -124,7 +124,9 @@ def test_a_missing_trial_is_named(tmp_path: Path) -> None:
     context = audit.context(store)
     create_run(store, audit.run_json(context))
     with pytest.raises(ShardError, match="no valid record of this run; run the same command"):
-        score_trials(context, Task("score", "scores", 1, {"schemes": audit.schemes}))
+        score_trials(
+            context, Task("score", "scores", 1, {"schemes": audit.schemes, "stage": "trial"})
+        )
 
 
 def test_a_trial_with_neither_seed_nor_counts_is_named() -> None:
