@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gradattr.report.results import Run, open_run
     from gradattr.runtime.driver import RunResult, run
     from gradattr.work.manifests import load_manifest
-    from gradattr.work.prepare import make_plan
+    from gradattr.work.planning.prepare import make_plan
 
 __all__ = ["Run", "RunResult", "__version__", "load_manifest", "make_plan", "open_run", "run"]
 
@@ -30,7 +30,7 @@ _HOMES = {
     "Run": "gradattr.report.results",
     "RunResult": "gradattr.runtime.driver",
     "load_manifest": "gradattr.work.manifests",
-    "make_plan": "gradattr.work.prepare",
+    "make_plan": "gradattr.work.planning.prepare",
     "open_run": "gradattr.report.results",
     "run": "gradattr.runtime.driver",
 }

@@ -13,7 +13,7 @@ from gradattr.storage.objects import ObjectStore
 from gradattr.storage.schemas import TABLES, make_table
 from gradattr.storage.shards import ShardWriter
 from gradattr.work.context import RunContext
-from gradattr.work.score import score_trials
+from gradattr.work.diffroar.score import score_trials
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 

@@ -20,7 +20,7 @@ from scipy.io import savemat
 
 from gradattr.manifest.loading import parse_manifest
 from gradattr.models import save_weights
-from gradattr.work.prepare import make_plan
+from gradattr.work.planning.prepare import make_plan
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "manifests").rglob("*.yaml"))

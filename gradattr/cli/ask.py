@@ -28,8 +28,8 @@ def init_manifest(kind: str, data: str, name: str) -> None:
 
 def validate_manifest(path: str, overrides: list[str], as_json: bool) -> None:
     manifest = load_manifest(path, overrides=overrides)
-    from gradattr.work.preflight import preflight
-    from gradattr.work.prepare import prepare
+    from gradattr.work.planning.preflight import preflight
+    from gradattr.work.planning.prepare import prepare
 
     prepared = prepare(manifest)
     notes = preflight(prepared.context)
@@ -45,8 +45,8 @@ def validate_manifest(path: str, overrides: list[str], as_json: bool) -> None:
 def show_plan(path: str, overrides: list[str], probe: bool, as_json: bool) -> None:
     manifest = load_manifest(path, overrides=overrides)
     from gradattr.storage.objects import open_store
-    from gradattr.work.estimate import estimate
-    from gradattr.work.prepare import prepare
+    from gradattr.work.planning.estimate import estimate
+    from gradattr.work.planning.prepare import prepare
 
     store = open_store(manifest.store)
     prepared = prepare(manifest, store)

@@ -45,7 +45,7 @@ def locate(run: str, store: str, endpoint_url: str | None) -> tuple[ObjectStore,
 
 def _of_manifest(path: str) -> tuple[ObjectStore, str]:
     from gradattr.work.manifests import load_manifest
-    from gradattr.work.prepare import prepare
+    from gradattr.work.planning.prepare import prepare
 
     manifest = load_manifest(path)
     store = open_store(manifest.store)

@@ -32,7 +32,7 @@ def _saliency() -> list[MethodSpec]:
 class Mask(Spec):
     """Which coordinates of an image are kept at a level, and what the others become."""
 
-    value: float | list[float] = 0.0
+    value: float | Annotated[list[float], Field(min_length=1)] = 0.0
     """What a removed coordinate becomes: one number, or one per channel."""
     space: Literal["normalized", "pixels"] = "normalized"
     """Units of 'value': the model's input (0 is the per-channel mean), or pixels in [0, 1]."""

@@ -28,9 +28,9 @@ from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.work.acceptance import check_bad_rows, check_one_model
 from gradattr.work.context import RunContext
 from gradattr.work.outcome import Outcome
-from gradattr.work.preflight import preflight
-from gradattr.work.prepare import prepare
-from gradattr.work.prepared import Prepared
+from gradattr.work.planning.preflight import preflight
+from gradattr.work.planning.prepare import prepare
+from gradattr.work.planning.prepared import Prepared
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from gradattr.plan import Task
-from gradattr.work.attribute import attribute_shard
+from gradattr.work.attribute.shard import attribute_shard
 from gradattr.work.context import RunContext
-from gradattr.work.evaluation import evaluate_scheme
+from gradattr.work.diffroar.evaluation import evaluate_scheme
+from gradattr.work.diffroar.rank import rank_shard
+from gradattr.work.diffroar.score import score_trials
+from gradattr.work.diffroar.trial import run_trial
 from gradattr.work.outcome import Outcome, attempt
-from gradattr.work.rank import rank_shard
-from gradattr.work.score import score_trials
 from gradattr.work.train import train_model
-from gradattr.work.trial import run_trial
 
 #: Stage name -> what a task of it does. A later kind adds its stages here.
 STAGES: dict[str, Callable[[RunContext, Task], dict[str, Any]]] = {

@@ -121,7 +121,7 @@ def resident(manifest: str) -> None:
 def plan(manifest: str) -> None:
     """Seconds to plan."""
     from gradattr.manifest.loading import load_manifest
-    from gradattr.work.prepare import make_plan
+    from gradattr.work.planning.prepare import make_plan
 
     loaded = load_manifest(manifest)
     make_plan(loaded.model_copy(update={"shard_rows": 1000}))

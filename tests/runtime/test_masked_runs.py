@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import gradattr
-from gradattr.work.prepare import make_plan
+from gradattr.work.planning.prepare import make_plan
 
 
 def test_a_run_commits_every_planned_row(make_manifest: Any, table_of: Any) -> None:

@@ -17,9 +17,9 @@ from gradattr.plan import Task
 from gradattr.seeds import sample_seeds
 from gradattr.storage.objects import open_store
 from gradattr.storage.shards import ShardWriter
+from gradattr.work.attribute.loaded import Loaded, load_for
+from gradattr.work.attribute.rows import Group, ShardRows
 from gradattr.work.context import RunContext
-from gradattr.work.loaded import Loaded, load_for
-from gradattr.work.rows import Group, ShardRows
 
 #: Bytes of images and maps that are in memory at once, whatever the images' size.
 BATCH_BYTES = 96 * 1024 * 1024

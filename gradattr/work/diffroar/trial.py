@@ -15,11 +15,11 @@ from gradattr.retraining.result import TrainResult
 from gradattr.storage.objects import open_store
 from gradattr.storage.schemas import make_table
 from gradattr.storage.shards import ShardWriter
-from gradattr.work.audit import Trial, learners, trial_seeds
 from gradattr.work.context import RunContext
-from gradattr.work.masked_data import masked_data
-from gradattr.work.prepare_diffroar import TEST, TRAIN
-from gradattr.work.rank import level_bins
+from gradattr.work.diffroar.audit import Trial, learners, trial_seeds
+from gradattr.work.diffroar.masked_data import masked_data
+from gradattr.work.diffroar.rank import level_bins
+from gradattr.work.planning.prepare_diffroar import TEST, TRAIN
 from gradattr.work.recipes import recipe_of
 from gradattr.work.resources import choose_device
 from gradattr.work.team import leads, together

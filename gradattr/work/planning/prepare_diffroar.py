@@ -10,7 +10,7 @@ from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.models import weights_preprocess
 from gradattr.plan import Stage, Task
 from gradattr.storage.objects import ObjectStore
-from gradattr.work.audit import (
+from gradattr.work.diffroar.audit import (
     Trial,
     base_models,
     learners,
@@ -18,10 +18,10 @@ from gradattr.work.audit import (
     schemes,
     trials,
 )
-from gradattr.work.check_audit import check_audit
-from gradattr.work.indexes import Indexes
-from gradattr.work.prepared import InputSpace, Prepared, assemble_run, plan_pools
-from gradattr.work.trainings import num_classes, plan_trainings
+from gradattr.work.planning.check_audit import check_audit
+from gradattr.work.planning.indexes import Indexes
+from gradattr.work.planning.prepared import InputSpace, Prepared, assemble_run, plan_pools
+from gradattr.work.planning.trainings import num_classes, plan_trainings
 
 RANK_STAGE = "rank"
 TRIAL_STAGE = "trial"

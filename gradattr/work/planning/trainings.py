@@ -13,7 +13,7 @@ from gradattr.models import published_classes, recipe_digest, weights_digest
 from gradattr.plan import Stage, Task
 from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import MAIN, ModelRef
-from gradattr.work.indexes import Indexes
+from gradattr.work.planning.indexes import Indexes
 
 TRAIN_STAGE = "train"
 

@@ -18,10 +18,10 @@ from gradattr.retraining.masking import Masking
 from gradattr.seeds import derive_seed
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.ranks import read_ranks
-from gradattr.work.audit import RANDOM, Arm, schemes
 from gradattr.work.context import RunContext
-from gradattr.work.prepare_diffroar import RANK_STAGE, TRAIN, rank_key
-from gradattr.work.rank import bins_shape, level_bins
+from gradattr.work.diffroar.audit import RANDOM, Arm, schemes
+from gradattr.work.diffroar.rank import bins_shape, level_bins
+from gradattr.work.planning.prepare_diffroar import RANK_STAGE, TRAIN, rank_key
 from gradattr.work.training_data import load_labelled
 
 

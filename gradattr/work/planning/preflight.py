@@ -10,8 +10,8 @@ from gradattr.manifest.kinds import Manifest
 from gradattr.manifest.model import AnyModel
 from gradattr.models import build_model, load_model
 from gradattr.storage.objects import open_store
-from gradattr.work.audit import base_models
 from gradattr.work.context import MAIN, RunContext
+from gradattr.work.diffroar.audit import base_models
 from gradattr.work.resources import choose_device
 
 

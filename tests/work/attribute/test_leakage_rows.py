@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gradattr.data.types import RowError
-from gradattr.work.rows import Group, ShardRows
+from gradattr.work.attribute.rows import Group, ShardRows
 
 BLOCKS = {"data": "blockmnist", "leakage_levels": [0.25, 1.0]}
 

@@ -9,8 +9,8 @@ from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.model import CnnModel
 from gradattr.models import build_model, save_weights
 from gradattr.storage.objects import open_store
-from gradattr.work.estimate import estimate
-from gradattr.work.prepare import prepare
+from gradattr.work.planning.estimate import estimate
+from gradattr.work.planning.prepare import prepare
 
 
 def report(folder: Path, probe: bool = False, **changes: Any) -> dict[str, Any]:

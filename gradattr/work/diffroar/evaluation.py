@@ -14,12 +14,12 @@ from gradattr.retraining.ranks import kept_count
 from gradattr.storage.objects import open_store
 from gradattr.storage.schemas import make_table
 from gradattr.storage.shards import ShardWriter
-from gradattr.work.audit import Arm, Trial
 from gradattr.work.context import RunContext
-from gradattr.work.masked_data import MaskedData, masked_data
+from gradattr.work.diffroar.audit import Arm, Trial
+from gradattr.work.diffroar.masked_data import MaskedData, masked_data
+from gradattr.work.diffroar.rank import level_bins
 from gradattr.work.modules import load_module
-from gradattr.work.prepare_diffroar import TEST
-from gradattr.work.rank import level_bins
+from gradattr.work.planning.prepare_diffroar import TEST
 from gradattr.work.resources import choose_device
 
 #: Images per forward pass.

@@ -9,7 +9,7 @@ import pytest
 from gradattr.data.types import DataIndex
 from gradattr.errors import DataError, MethodError
 from gradattr.manifest.data import Preprocess
-from gradattr.work.checks import check_fit
+from gradattr.work.planning.checks import check_fit
 
 
 def _index(names: tuple[str, ...] | None, classes: int | None = None) -> DataIndex:

@@ -20,9 +20,9 @@ from gradattr.seeds import sample_seeds
 from gradattr.storage.objects import open_store
 from gradattr.storage.ranks import ranks_schema, ranks_table
 from gradattr.storage.shards import ShardWriter
-from gradattr.work.audit import MODEL_FREE, NULL_FIRST, RANDOM, Scheme, schemes
 from gradattr.work.context import RunContext
-from gradattr.work.rankers import Ranker, load_ranker
+from gradattr.work.diffroar.audit import MODEL_FREE, NULL_FIRST, RANDOM, Scheme, schemes
+from gradattr.work.diffroar.rankers import Ranker, load_ranker
 from gradattr.work.training_data import check_labels
 
 #: Bytes of images and maps that are in memory at once, whatever the images' size.

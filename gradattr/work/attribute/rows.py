@@ -14,8 +14,8 @@ from gradattr.manifest.attribute import AttributeManifest
 from gradattr.storage.maps import encode_maps
 from gradattr.storage.schemas import make_table, maps_schema
 from gradattr.storage.shards import ShardWriter
+from gradattr.work.attribute.leakage_rows import leakage_columns, per_level
 from gradattr.work.context import method_id
-from gradattr.work.leakage_rows import leakage_columns, per_level
 
 #: Examples of bad rows that are kept for the driver's message.
 MAX_EXAMPLES = 3

@@ -13,11 +13,11 @@ from gradattr.manifest.train import TrainManifest
 from gradattr.plan import Plan
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.work.context import MAIN, data_options
-from gradattr.work.indexes import Indexes
-from gradattr.work.prepare_attribute import prepare_attribute
-from gradattr.work.prepare_diffroar import prepare_diffroar
-from gradattr.work.prepared import InputSpace, Prepared, assemble_run
-from gradattr.work.trainings import num_classes, plan_trainings
+from gradattr.work.planning.indexes import Indexes
+from gradattr.work.planning.prepare_attribute import prepare_attribute
+from gradattr.work.planning.prepare_diffroar import prepare_diffroar
+from gradattr.work.planning.prepared import InputSpace, Prepared, assemble_run
+from gradattr.work.planning.trainings import num_classes, plan_trainings
 
 
 def make_plan(manifest: Manifest) -> Plan:

@@ -16,8 +16,8 @@ from gradattr.plan import Plan, Stage, assemble
 from gradattr.seeds import derive_seed
 from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import RunContext, method_id
-from gradattr.work.indexes import Indexes
-from gradattr.work.trainings import Trainings
+from gradattr.work.planning.indexes import Indexes
+from gradattr.work.planning.trainings import Trainings
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from gradattr.data.registry import input_shape
 from gradattr.data.types import DataIndex
 from gradattr.errors import DataError, MethodError, ModelError
 from gradattr.manifest.diffroar import DiffRoarManifest
-from gradattr.work.checks import check_class_names, check_method
-from gradattr.work.indexes import Indexes
 from gradattr.work.methods import stand_in_requests
-from gradattr.work.prepared import InputSpace
-from gradattr.work.trainings import num_classes
+from gradattr.work.planning.checks import check_class_names, check_method
+from gradattr.work.planning.indexes import Indexes
+from gradattr.work.planning.prepared import InputSpace
+from gradattr.work.planning.trainings import num_classes
 
 
 def check_audit(

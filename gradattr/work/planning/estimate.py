@@ -18,21 +18,21 @@ from gradattr.storage.commit import find_commit, read_records
 from gradattr.storage.maps import map_bytes_per_row
 from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import MAIN, RunContext
-from gradattr.work.estimate_audit import Costs, audit_costs, audit_size, rank_evaluations
 from gradattr.work.methods import stand_in_requests
-from gradattr.work.preflight import first_look
-from gradattr.work.prepare_attribute import ATTRIBUTE_STAGE
-from gradattr.work.prepare_diffroar import RANK_STAGE
-from gradattr.work.prepared import Prepared
-from gradattr.work.probe import (
+from gradattr.work.planning.estimate_audit import Costs, audit_costs, audit_size, rank_evaluations
+from gradattr.work.planning.preflight import first_look
+from gradattr.work.planning.prepare_attribute import ATTRIBUTE_STAGE
+from gradattr.work.planning.prepare_diffroar import RANK_STAGE
+from gradattr.work.planning.prepared import Prepared
+from gradattr.work.planning.probe import (
     attribution_seconds,
     epoch_seconds,
     evaluations_per_row,
     groups,
     task_threads,
 )
+from gradattr.work.planning.trainings import TRAIN_STAGE
 from gradattr.work.resources import choose_device
-from gradattr.work.trainings import TRAIN_STAGE
 
 #: Storage choices that ``plan`` compares.
 CHOICES = ("float16", "float32", "int8", "pooled:7", "topk:100", "none")

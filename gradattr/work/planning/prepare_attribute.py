@@ -9,11 +9,11 @@ from gradattr.manifest.model import AnyModel, LinearModel
 from gradattr.models import weights_preprocess
 from gradattr.plan import Stage, Task
 from gradattr.storage.objects import ObjectStore
-from gradattr.work.checks import check_fit
 from gradattr.work.context import MAIN, linear_role
-from gradattr.work.indexes import Indexes
-from gradattr.work.prepared import InputSpace, Prepared, assemble_run, plan_pools
-from gradattr.work.trainings import num_classes, plan_trainings
+from gradattr.work.planning.checks import check_fit
+from gradattr.work.planning.indexes import Indexes
+from gradattr.work.planning.prepared import InputSpace, Prepared, assemble_run, plan_pools
+from gradattr.work.planning.trainings import num_classes, plan_trainings
 
 ATTRIBUTE_STAGE = "attribute"
 

@@ -9,13 +9,20 @@ from typing import Any
 from gradattr.data.types import DataIndex
 from gradattr.manifest.model import AnyModel
 from gradattr.plan import Task
-from gradattr.work.audit import MODEL_FREE, base_models, learners, ranker_methods, schemes, trials
 from gradattr.work.context import RunContext
+from gradattr.work.diffroar.audit import (
+    MODEL_FREE,
+    base_models,
+    learners,
+    ranker_methods,
+    schemes,
+    trials,
+)
+from gradattr.work.diffroar.rank import bins_shape
 from gradattr.work.methods import stand_in_requests
-from gradattr.work.preflight import first_look
-from gradattr.work.prepare_diffroar import RANK_STAGE, TEST, TRAIN, TRIAL_STAGE
-from gradattr.work.probe import attribution_seconds, epoch_seconds, evaluations_per_row
-from gradattr.work.rank import bins_shape
+from gradattr.work.planning.preflight import first_look
+from gradattr.work.planning.prepare_diffroar import RANK_STAGE, TEST, TRAIN, TRIAL_STAGE
+from gradattr.work.planning.probe import attribution_seconds, epoch_seconds, evaluations_per_row
 
 #: What a task takes, in seconds, by stage.
 Costs = dict[str, Callable[[Task], float]]

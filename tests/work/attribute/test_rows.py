@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gradattr.data.types import RowError
-from gradattr.work.rows import Group, ShardRows
+from gradattr.work.attribute.rows import Group, ShardRows
 
 
 def test_good_rows(collector: Any, manifest: Any, batch: Any, attribution: Any) -> None:

@@ -12,8 +12,8 @@ from gradattr.attribution.evaluator import Evaluator
 from gradattr.attribution.requests import MethodRequest
 from gradattr.manifest.methods import SampleBaseline
 from gradattr.storage.objects import open_store
-from gradattr.work.audit import base_models, ranker_methods
 from gradattr.work.context import RunContext, method_id
+from gradattr.work.diffroar.audit import base_models, ranker_methods
 from gradattr.work.methods import method_requests, normalization
 from gradattr.work.modules import load_module, load_pool, micro_batch, prepare_model
 from gradattr.work.resources import choose_device

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gradattr.storage.objects import open_store
-from gradattr.work.masked_data import MaskedData
+from gradattr.work.diffroar.masked_data import MaskedData
 from tests.made_up_audits import MadeUpAudit
 
 ROWS = 50

@@ -1,0 +1,1 @@
+"""The tasks of an audit: ranks, trials, scores."""
