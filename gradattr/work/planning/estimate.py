@@ -154,5 +154,7 @@ def _probe_text(context: RunContext) -> str:
     device = choose_device(context.manifest.engine, context.manifest.runtime)
     return (
         f"Times are estimated from a few batches on this machine ({device.type}, "
-        f"{_slots(context)} tasks at once); training may stop before its last epoch."
+        f"{_slots(context)} tasks at once); training may stop before its last epoch.\n"
+        "Not counted: the start of Ray and its workers (a minute or less), reading and writing, "
+        "other programs' load."
     )

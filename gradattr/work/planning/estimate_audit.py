@@ -22,7 +22,12 @@ from gradattr.work.diffroar.rank import bins_shape
 from gradattr.work.methods import stand_in_requests
 from gradattr.work.planning.preflight import first_look
 from gradattr.work.planning.prepare_diffroar import RANK_STAGE, TEST, TRAIN, TRIAL_STAGE
-from gradattr.work.planning.probe import attribution_seconds, epoch_seconds, evaluations_per_row
+from gradattr.work.planning.probe import (
+    attribution_seconds,
+    epoch_seconds,
+    evaluations_per_row,
+    ranking_seconds,
+)
 
 #: What a task takes, in seconds, by stage.
 Costs = dict[str, Callable[[Task], float]]
@@ -61,14 +66,17 @@ def rank_evaluations(context: RunContext) -> int:
 
 
 def audit_costs(context: RunContext) -> Costs:
-    """Time an epoch of every learner and a batch of every ranker on this machine."""
+    """Time an epoch of every learner, a batch of every ranker and an order on this machine."""
     rows, epochs = _rows(context), _epochs(context)
     trial = {
         name: epochs[name] * epoch_seconds(context, spec, rows[TRAIN], rows[TEST])
         for name, spec in learners(context.audit_manifest).items()
     }
-    rank = {name: _rank_seconds(context, name, spec) for name, spec in _rankers(context).items()}
-    costs: Costs = {RANK_STAGE: lambda task: task.rows * rank.get(task.payload["ranker"], 0.0)}
+    order = ranking_seconds(context)
+    maps = {name: _map_seconds(context, name, spec) for name, spec in _rankers(context).items()}
+    costs: Costs = {
+        RANK_STAGE: lambda task: task.rows * (order + maps.get(task.payload["ranker"], 0.0))
+    }
     if trial:
         costs[TRIAL_STAGE] = lambda task: trial[task.payload["trial"]["learner"]]
     return costs
@@ -80,8 +88,9 @@ def _rankers(context: RunContext) -> dict[str, AnyModel]:
     return {name: spec for name, spec in models.items() if name in wanted}
 
 
-def _rank_seconds(context: RunContext, name: str, spec: AnyModel) -> float:
-    """Seconds per row of the table 'ranks': an image's, divided by the ranker's schemes."""
+def _map_seconds(context: RunContext, name: str, spec: AnyModel) -> float:
+    """Seconds per row of the table 'ranks' for its map: an image's, divided by the ranker's
+    schemes."""
     manifest = context.audit_manifest
     methods = ranker_methods(manifest, name)
     requests = stand_in_requests(manifest, context.shape, context.num_classes, methods)

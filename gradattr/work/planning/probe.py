@@ -1,9 +1,10 @@
-"""How long this machine takes: one batch of an attribution, a few batches of a training."""
+"""How long this machine takes: a batch of an attribution, of a ranking, a few of a training."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -17,6 +18,7 @@ from gradattr.manifest.model import AnyModel
 from gradattr.models import build_model
 from gradattr.retraining import train_classifier
 from gradattr.work.context import RunContext
+from gradattr.work.diffroar.rank import level_bins
 from gradattr.work.methods import normalization
 from gradattr.work.modules import example_input, micro_batch, prepare_model
 from gradattr.work.recipes import recipe_of
@@ -25,8 +27,10 @@ from gradattr.work.resources import choose_device
 #: A training is timed for about so many seconds an epoch, first on _FEW images only: if they take
 #: that long, no further.
 _SECONDS, _FEW = 0.3, 8
-#: Epochs that are run; the quickest counts, because other programs can only make one slower.
+#: Epochs that are run; the quickest counts, because the first ones also warm up.
 _EPOCHS = 4
+#: A ranking is timed on at most so many images, of so many values in all.
+_RANKED, _RANKED_VALUES = 64, 2**20
 
 
 @contextmanager
@@ -38,6 +42,14 @@ def task_threads(context: RunContext) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def clock(device: torch.device) -> Callable[[], float]:
+    """A clock in seconds. On one CPU thread it is this process's processor time, so that other
+    programs' load is not taken for ours; else the time of day, since threads wait for each other
+    and a GPU works unseen."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
 
 
 def groups(requests: Sequence[MethodRequest]) -> list[list[MethodRequest]]:
@@ -66,9 +78,10 @@ def attribution_seconds(
     per_call = max(1, cheapest.source.evaluations)
     count = max(1, batch_size // per_call)
     x = example_input(context)[:1].to(device).expand(count, *context.shape).contiguous()
+    now = clock(device)
 
     def once() -> float:
-        started = time.perf_counter()
+        started = now()
         attribute(
             evaluator,
             x,
@@ -78,10 +91,27 @@ def attribution_seconds(
             normalization=normalization(context.preprocess, context.shape[0]),
             batch_size=batch_size,
         )
-        return time.perf_counter() - started
+        return now() - started
 
     once()
     return min(once(), once()) / (count * per_call) * max(1, evaluations_per_row(requests))
+
+
+def ranking_seconds(context: RunContext) -> float:
+    """Seconds to order the coordinates of one image by given scores, on the CPU."""
+    manifest, shape = context.audit_manifest, context.shape
+    bins = level_bins(manifest, shape)
+    count = max(1, min(_RANKED, _RANKED_VALUES // math.prod(shape)))
+    scores = torch.rand((count, *shape), generator=torch.Generator().manual_seed(0))
+    now = clock(scores.device)
+
+    def once() -> float:
+        started = now()
+        bins.rank(scores, range(count), ties=manifest.mask.ties, per_pixel=manifest.mask.per_pixel)
+        return now() - started
+
+    once()
+    return min(once(), once()) / count
 
 
 def epoch_seconds(context: RunContext, spec: AnyModel, rows: int, test_rows: int) -> float:
@@ -106,6 +136,8 @@ def _train(context: RunContext, spec: AnyModel, count: int, test_count: int) -> 
     generator = torch.Generator().manual_seed(0)
     x = torch.rand((count + test_count, *context.shape), generator=generator)
     y = torch.arange(len(x)) % context.num_classes
+    device = choose_device(context.manifest.engine, context.manifest.runtime)
+    now = clock(device)
     ends: list[float] = []
     train_classifier(
         model,
@@ -113,7 +145,7 @@ def _train(context: RunContext, spec: AnyModel, count: int, test_count: int) -> 
         y[:count],
         replace(recipe, epochs=_EPOCHS, stop_below=0.0),
         test=(x[count:], y[count:]) if test_count else None,
-        device=choose_device(context.manifest.engine, context.manifest.runtime),
-        on_epoch=lambda result: ends.append(time.perf_counter()),
+        device=device,
+        on_epoch=lambda result: ends.append(now()),
     )
     return min(after - before for before, after in pairwise(ends))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.model import CnnModel
@@ -11,6 +14,7 @@ from gradattr.models import build_model, save_weights
 from gradattr.storage.objects import open_store
 from gradattr.work.planning.estimate import estimate
 from gradattr.work.planning.prepare import prepare
+from gradattr.work.planning.probe import clock
 
 
 def report(folder: Path, probe: bool = False, **changes: Any) -> dict[str, Any]:
@@ -89,3 +93,31 @@ def test_a_model_with_weights_and_no_recipe_is_planned_without_retraining(
     model = {"arch": "cnn", "width": 4, "weights": str(path)}
     found = report(tmp_path, models={"a": model}, retrain=False, baselines=["random"])
     assert [stage["name"] for stage in found["stages"]] == ["rank", "evaluate", "score"]
+
+
+def test_an_order_takes_time_without_a_map(tmp_path: Path) -> None:
+    """Of a large image the sorting is what takes long."""
+    blocks = {"format": "blockmnist", "digits": [0, 1], "limit": 20}
+    found = report(
+        tmp_path,
+        probe=True,
+        data=blocks,
+        test=blocks | {"split": "test"},
+        methods=["saliency"],
+        baselines=["random", "signal_first", "null_first"],
+    )
+    (rank,) = [stage for stage in found["stages"] if stage["name"] == "rank"]
+    # 56 x 28 values take tens of microseconds at least, whatever the machine.
+    assert rank["seconds"] > rank["rows"] * 1e-5
+
+
+def test_other_programs_are_not_taken_for_ours() -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert clock(torch.device("cpu")) is time.process_time
+        assert clock(torch.device("cuda")) is time.perf_counter
+        torch.set_num_threads(2)
+        assert clock(torch.device("cpu")) is time.perf_counter
+    finally:
+        torch.set_num_threads(threads)
