@@ -1,0 +1,239 @@
+"""Per-example parameter gradients of a layer from what went in and what came back.
+
+A layer that was called on a batch saw its inputs a and, in the backward pass, the gradients δ of
+its outputs. That is enough: the gradient of a linear layer's weight is ``sum_p δ_p a_p^T`` over
+its positions p, and a convolution is a linear layer on patches. So scalar products and norms of
+per-example gradients need no backward pass of their own, and no gradient of a whole model is
+stored.
+
+Letters: n examples, q directions, p positions, o outputs, k inputs of one output, g groups.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradattr.influence.factors import Factors, products_of
+
+#: Bytes of weight gradients and patches written down at a time.
+CHUNK_BYTES = 32 * 2**20
+
+#: By parameter name: one gradient per example (n, ...), or one direction per query (q, ...).
+Gradients = Mapping[str, Tensor]
+
+
+@dataclass
+class Call:
+    """One call of a layer on a batch: its input (n, ...) and the gradient of its output."""
+
+    inputs: Tensor
+    grads: Tensor
+
+
+class Layer(ABC):
+    """A layer whose per-example gradients are known in closed form.
+
+    ``names`` says under which name each of its own parameters ('weight', 'bias') is asked for;
+    the others are left out of every sum.
+    """
+
+    def __init__(self, module: nn.Module, names: Mapping[str, str]) -> None:
+        self.module = module
+        self.names = dict(names)
+
+    @abstractmethod
+    def gradients(self, calls: Sequence[Call]) -> dict[str, Tensor]:
+        """{parameter name: (n, *its shape)}; the calls of one batch add up."""
+
+    def products(
+        self, calls: Sequence[Call], directions: Gradients | None, norms: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Scalar products with the directions (n, q), and squared norms (n,); None if not asked."""
+        return products_of(self.gradients(calls), directions, norms)
+
+    def _renamed(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: own[short] for short, name in self.names.items()}
+
+
+class FactoredLayer(Layer):
+    """A layer whose weight gradient is a sum of outer products: linear, convolution."""
+
+    @abstractmethod
+    def factors(self, call: Call) -> Factors:
+        """The outer products of one call."""
+
+    @abstractmethod
+    def to_weight(self, matrix: Tensor) -> Tensor:
+        """(..., g, o, k) -> (..., *weight shape)."""
+
+    @abstractmethod
+    def to_matrix(self, weight: Tensor) -> Tensor:
+        """(..., *weight shape) -> (..., g, o, k)."""
+
+    def joined(self, calls: Sequence[Call]) -> Factors:
+        """All calls at once: a layer that is used twice has twice the positions."""
+        return Factors.joined([self.factors(call) for call in calls])
+
+    def gradients(self, calls: Sequence[Call]) -> dict[str, Tensor]:
+        factors = self.joined(calls)
+        own = {}
+        if "weight" in self.names:
+            own["weight"] = self.to_weight(factors.matrices())
+        if "bias" in self.names:
+            own["bias"] = factors.sums()
+        return self._renamed(own)
+
+    def products(
+        self, calls: Sequence[Call], directions: Gradients | None, norms: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        asked = {}
+        if directions is not None:
+            asked = {short: directions[name] for short, name in self.names.items()}
+        matrices = self.to_matrix(asked["weight"]) if "weight" in asked else None
+        dots, squares = [], []
+        for part in self._chunks(calls):
+            factors = self.joined(part)
+            by_weight = by_bias = (None, None)
+            if "weight" in self.names:
+                by_weight = factors.products(matrices, norms)
+            if "bias" in self.names:
+                biases = {"bias": asked["bias"]} if asked else None
+                by_bias = products_of({"bias": factors.sums()}, biases, norms)
+            dots.append(_added(by_weight[0], by_bias[0]))
+            squares.append(_added(by_weight[1], by_bias[1]))
+        return _joined(dots), _joined(squares)
+
+    def _chunks(self, calls: Sequence[Call]) -> Iterator[list[Call]]:
+        """A few examples at a time: patches and matrices are larger than what was captured."""
+        n = len(calls[0].inputs)
+        weight = self.module.weight
+        assert isinstance(weight, Tensor)
+        positions = sum(call.grads[0].numel() for call in calls) // len(weight)
+        groups = getattr(self.module, "groups", 1)
+        values = weight.numel() + positions * (groups * weight[0].numel() + len(weight))
+        size = max(1, CHUNK_BYTES // (values * weight.element_size()))
+        for first in range(0, n, size):
+            rows = slice(first, first + size)
+            yield [Call(call.inputs[rows], call.grads[rows]) for call in calls]
+
+
+class LinearLayer(FactoredLayer):
+    """y = W a + b at every position."""
+
+    def factors(self, call: Call) -> Factors:
+        a, grads = call.inputs, call.grads
+        n = len(a)
+        return Factors(a.reshape(n, 1, -1, a.shape[-1]), grads.reshape(n, 1, -1, grads.shape[-1]))
+
+    def to_weight(self, matrix: Tensor) -> Tensor:
+        return matrix.squeeze(-3)
+
+    def to_matrix(self, weight: Tensor) -> Tensor:
+        return weight.unsqueeze(-3)
+
+
+class Conv2dLayer(FactoredLayer):
+    """A convolution is a linear layer on patches (height, width, channel), one per position."""
+
+    def __init__(self, module: nn.Conv2d, names: Mapping[str, str]) -> None:
+        super().__init__(module, names)
+        self.conv = module
+
+    def factors(self, call: Call) -> Factors:
+        groups = self.conv.groups
+        return Factors(
+            patches(self.conv, call.inputs),
+            call.grads.permute(0, 2, 3, 1).unflatten(3, (groups, -1)).movedim(3, 1).flatten(2, 3),
+        )
+
+    def to_weight(self, matrix: Tensor) -> Tensor:
+        """Rows (height, width, channel) -> (channel, height, width)."""
+        window = self.conv.kernel_size
+        return matrix.flatten(-3, -2).unflatten(-1, (*window, -1)).movedim(-1, -3)
+
+    def to_matrix(self, weight: Tensor) -> Tensor:
+        rows = weight.movedim(-3, -1).flatten(-3)
+        return rows.unflatten(-2, (self.conv.groups, -1))
+
+
+def patches(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """What each output position of a convolution sees: (n, c, h, w) -> (n, g, p, k)."""
+    if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
+    elif any(conv.padding):
+        rows, columns = conv.padding
+        x = F.pad(x, (columns, columns, rows, rows))
+    x = x.permute(0, 2, 3, 1)
+    if conv.kernel_size == (1, 1):
+        x = x[:, :: conv.stride[0], :: conv.stride[1]]
+        windows = x.unflatten(3, (conv.groups, -1)).movedim(3, 1)
+        return windows.flatten(2, 3)
+    for dim, (size, step, gap) in enumerate(
+        zip(conv.kernel_size, conv.stride, conv.dilation, strict=True), start=1
+    ):
+        x = x.unfold(dim, (size - 1) * gap + 1, step)[..., ::gap]
+    # (n, height, width, channel, kernel height, kernel width)
+    windows = x.unflatten(3, (conv.groups, -1)).permute(0, 3, 1, 2, 5, 6, 4)
+    return windows.flatten(4).flatten(2, 3)
+
+
+class NormLayer(Layer):
+    """y = γ z + β with z the normalised input: batch norm in eval mode, layer and group norm."""
+
+    def gradients(self, calls: Sequence[Call]) -> dict[str, Tensor]:
+        total: dict[str, Tensor] = {}
+        for call in calls:
+            own = {}
+            if "weight" in self.names:
+                own["weight"] = self._summed(call.grads * self._normalised(call.inputs))
+            if "bias" in self.names:
+                own["bias"] = self._summed(call.grads)
+            total = {k: total[k] + v if k in total else v for k, v in own.items()}
+        return self._renamed(total)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        module = self.module
+        if isinstance(module, nn.LayerNorm):
+            return F.layer_norm(x, module.normalized_shape, eps=module.eps)
+        if isinstance(module, nn.GroupNorm):
+            return F.group_norm(x, module.num_groups, eps=module.eps)
+        assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+        return F.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
+
+    def _summed(self, values: Tensor) -> Tensor:
+        """Sum over positions: (n, ...) -> (n, *parameter shape)."""
+        if isinstance(self.module, nn.LayerNorm):
+            own = len(self.module.normalized_shape)
+            return values.flatten(1, -1 - own).sum(1) if values.dim() > own + 1 else values
+        return values.flatten(2).sum(2) if values.dim() > 2 else values
+
+
+#: Exactly these types: a subclass may do something else in its forward.
+LAYERS: dict[type[nn.Module], type[Layer]] = {
+    nn.Linear: LinearLayer,
+    nn.Conv2d: Conv2dLayer,
+    nn.BatchNorm1d: NormLayer,
+    nn.BatchNorm2d: NormLayer,
+    nn.LayerNorm: NormLayer,
+    nn.GroupNorm: NormLayer,
+}
+
+
+def _added(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    found = [part for part in parts if part is not None]
+    if len(found) <= 1:
+        return found[0] if found else None
+    return torch.cat(found)
