@@ -73,7 +73,8 @@ class _Lines:
 def _progress_text(event: Event) -> str:
     parts = [f"{event.stage}: {event.rows_done}/{event.rows_total} rows"]
     if event.rows_per_second:
-        parts.append(f"{event.rows_per_second:.1f} rows/s")
+        speed = event.rows_per_second
+        parts.append(f"{speed:.1f} rows/s" if speed >= 1 else f"{60 * speed:.2g} rows/min")
     if event.seconds_left is not None and event.rows_done < event.rows_total:
         parts.append(f"{human_seconds(event.seconds_left)} left")
     if event.bad_rows:

@@ -28,6 +28,7 @@ class Event:
     rows_per_second: float | None = None
     """Over this session's own work; None until there is some."""
     seconds_left: float | None = None
+    """None until a second shard is done: how long the first took tells of the workers' start."""
 
 
 #: Seconds without news after which a driver says that it is still there.
@@ -52,11 +53,12 @@ class StageProgress:
     rows_done: int = 0
     bad_rows: int = 0
     started: float = field(default_factory=time.monotonic)
+    first: tuple[float, int] | None = None
+    """When this session's first shard was done, and its rows."""
 
     def emit(self, kind: EventKind, message: str, key: str = "") -> None:
         elapsed = self.seconds
         rate = self.rows_done / elapsed if self.rows_done and elapsed > 0 else None
-        left = self.rows_total - self.rows_before - self.rows_done
         self.listener(
             Event(
                 kind,
@@ -67,13 +69,21 @@ class StageProgress:
                 self.rows_total,
                 self.bad_rows,
                 rate,
-                left / rate if rate else None,
+                self._seconds_left(),
             )
         )
+
+    def _seconds_left(self) -> float | None:
+        """At the speed since the first shard was done, when every worker had started."""
+        left = self.rows_total - self.rows_before - self.rows_done
+        if self.first is None or self.rows_done == self.first[1]:
+            return None
+        return left * (time.monotonic() - self.first[0]) / (self.rows_done - self.first[1])
 
     def finished(self, key: str, rows: int, bad_rows: int) -> None:
         self.rows_done += rows
         self.bad_rows += bad_rows
+        self.first = self.first or (time.monotonic(), rows)
         self.emit("shard", f"{self.stage} {key}: {rows} rows", key)
 
     @contextmanager

@@ -19,7 +19,19 @@ def test_rows_rate_and_time_left() -> None:
     assert (event.rows_done, event.rows_total, event.bad_rows) == (60, 100, 1)
     # Rows of an earlier session say nothing about this one's speed.
     assert event.rows_per_second == pytest.approx(2.0, rel=0.05)
-    assert event.seconds_left == pytest.approx(20.0, rel=0.05)
+
+
+def test_the_start_of_the_workers_is_no_speed() -> None:
+    """A minute before the first of 100 trials does not mean that they take 100 minutes."""
+    events: list[Event] = []
+    stage = StageProgress("trial", rows_total=101, rows_before=0, listener=events.append)
+    stage.started -= 60.0
+    stage.finished("00000", rows=1, bad_rows=0)
+    assert stage.first is not None
+    stage.first = (stage.first[0] - 10.0, 1)
+    stage.finished("00001", rows=1, bad_rows=0)
+    assert events[0].seconds_left is None
+    assert events[1].seconds_left == pytest.approx(99 * 10.0, rel=0.05)
 
 
 def test_a_long_shard_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
