@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -94,12 +95,19 @@ def _missing(spot: Spot) -> Fault:
     assert spot.owner is not None
     key = str(spot.missing)
     field = spot.owner.cls.model_fields.get(key)
-    about = (field.description or "").split(". ")[0].split("\n\n")[0].rstrip(".") if field else ""
-    about = f" ({' '.join(about.split())})" if about else ""
+    about = _first_sentence(field.description or "") if field else ""
+    about = f" ({about})" if about else ""
     message = f"the required key '{key}' is missing{about}"
     if isinstance(spot.node, ScalarNode):
         message = f"{show(spot.node)} is too short here: {message}"
     return Fault(spot.place, spot.path, message)
+
+
+def _first_sentence(text: str) -> str:
+    """Without its full stop, which that of 'e.g.' is not."""
+    sentence = re.split(r"(?<!e\.g)\.\s", text.split("\n\n")[0], maxsplit=1)[0]
+    words = " ".join(sentence.split())
+    return words if words.endswith("...") else words.rstrip(".")
 
 
 def _tag(spot: Spot) -> Fault:
@@ -175,7 +183,17 @@ def _not_expected(spot: Spot) -> str:
         hint = hint or text_hint(node, shape)
     elif isinstance(node, SequenceNode) and len(node.items) == 1 and not _takes_names(shape):
         hint = "; write the value without brackets"
+    elif isinstance(shape, Leaf) and shape.numeric:
+        hint = _what_it_is(spot)
     return _sentence(node, shape.words) + hint
+
+
+def _what_it_is(spot: Spot) -> str:
+    """What the key means, for somebody who took it for another kind of value."""
+    key = str(spot.path[-1])
+    field = spot.owner.cls.model_fields.get(key) if spot.owner else None
+    about = _first_sentence(field.description or "") if field else ""
+    return f" ({about})" if about else ""
 
 
 def _takes_names(shape: Shape) -> bool:

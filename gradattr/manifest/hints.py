@@ -34,6 +34,7 @@ _SYNONYMS = {
     "epsilon": ("eps",),
     "factor": ("lr_decay",),
     "fill": ("value",),
+    "ig": ("integrated_gradients",),
     "internal_batch_size": ("batch_size",),
     "k": ("levels",),
     "layers": ("hidden",),
@@ -56,6 +57,7 @@ _SYNONYMS = {
     "recipe": ("train", "retrain"),
     "repeats": ("seeds",),
     "schemes": ("methods",),
+    "sg": ("smoothgrad",),
     "shard_size": ("shard_rows",),
     "size": ("resize",),
     "std_dev": ("stdev", "sigma"),
@@ -64,6 +66,9 @@ _SYNONYMS = {
     "train_data": ("data",),
     "type": ("format", "arch", "kind", "name"),
     "uri": ("url",),
+    "vanilla": ("saliency",),
+    "vanilla_gradient": ("saliency",),
+    "vanilla_gradients": ("saliency",),
 }
 
 _WORDY_BOOLS = {
@@ -88,6 +93,9 @@ def nearest(word: str, options: Iterable[str], cutoff: float = 0.6) -> str | Non
     for synonym in _SYNONYMS.get(wanted, ()):
         if synonym in known:
             return synonym
+    begun = [option for option in plain if len(wanted) >= 4 and option.startswith(wanted)]
+    if begun:
+        return plain[min(begun, key=len)]
     close = difflib.get_close_matches(wanted[:80], plain, n=1, cutoff=cutoff)
     return plain[close[0]] if close else None
 
@@ -118,21 +126,35 @@ def key_hint(key: str, owner: Model, union: Tagged | None, tag: str, root: type[
 def text_hint(node: ScalarNode, shape: Shape) -> str:
     """A hint on how the value is spelled, or nothing."""
     leaves: tuple[Shape, ...] = shape.arms if isinstance(shape, Either) else (shape,)
-    if any(isinstance(leaf, ListOf) for leaf in leaves) and node.value is not None:
-        return f"; write it as a list: [{_shown(node)}]"
+    lists = [leaf for leaf in leaves if isinstance(leaf, ListOf)]
+    if lists and node.value is not None:
+        return _list_hint(node, lists[0])
     if isinstance(node.value, str):
         if any(isinstance(leaf, Leaf) and leaf.numeric for leaf in leaves):
             whole = any(isinstance(leaf, Leaf) and leaf.whole for leaf in leaves)
             return _number_hint(node, whole)
         meant = _WORDY_BOOLS.get(node.text.lower()) or _quoted_bool(node)
-        return f"; write {meant}" if meant and leaves[0].words == "true or false" else ""
+        takes = {word for leaf in leaves if isinstance(leaf, Leaf) for word in leaf.words.split()}
+        return f"; write {meant}" if meant and meant.split()[0] in takes else ""
     if isinstance(node.value, bool | int | float):
+        if node.value > 1 and any(isinstance(leaf, Leaf) and leaf.share for leaf in leaves):
+            return f"; as a share, {node.text} percent is {_share(node.text, '100')}"
         if any(isinstance(leaf, Leaf) and leaf.text and not leaf.choices for leaf in leaves):
             return f"; to mean text, write it in quotes: '{node.text}'"
         whole = any(isinstance(leaf, Leaf) and leaf.whole for leaf in leaves)
         if whole and isinstance(node.value, float) and node.value.is_integer():
             return f"; write {int(node.value)}"
     return ""
+
+
+def _list_hint(node: ScalarNode, wanted: ListOf) -> str:
+    choices = wanted.item.choices if isinstance(wanted.item, Leaf) else ()
+    if not choices or node.text in choices:
+        return f"; write it as a list: [{_shown(node)}]"
+    if node.text.lower() in ("none", "no", "false"):
+        return "; for none of them write []"
+    meant = nearest(node.text, choices)
+    return f"; write it as a list: [{meant}]" if meant else ""
 
 
 def _number_hint(node: ScalarNode, whole: bool) -> str:

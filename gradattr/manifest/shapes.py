@@ -26,6 +26,8 @@ class Leaf:
     """Texts that are allowed, where the allowed values can be listed."""
     numeric: bool = False
     whole: bool = False
+    share: bool = False
+    """A number from 0 to 1, which somebody may write in per cent."""
     text: bool = False
 
 
@@ -185,7 +187,8 @@ def _literal(values: tuple[Any, ...]) -> Leaf:
     words = f"one of {listing(shown)}" if len(shown) > 1 else shown[0]
     if len(shown) == 1 and not texts and not isinstance(values[0], bool):
         words += ", the only value"
-    return Leaf(words, choices=texts, numeric=not texts, whole=not texts, text=bool(texts))
+    numeric = not texts and not isinstance(values[0], bool)
+    return Leaf(words, choices=texts, numeric=numeric, whole=numeric, text=bool(texts))
 
 
 def _as_yaml(value: Any) -> str:
@@ -200,7 +203,8 @@ def _leaf(annotation: Any, metadata: list[Any]) -> Leaf:
     if annotation is int:
         return Leaf(_bounded("a whole number", metadata), numeric=True, whole=True)
     if annotation is float:
-        return Leaf(_bounded("a number", metadata), numeric=True)
+        words = _bounded("a number", metadata)
+        return Leaf(words, numeric=True, share=words.endswith("of at most 1"))
     pattern = next((p for p in (getattr(m, "pattern", None) for m in metadata) if p), None)
     return Leaf(PATTERN_WORDS.get(str(pattern), "text") if pattern else "text", text=True)
 
@@ -225,6 +229,8 @@ def _bounded(words: str, metadata: list[Any]) -> str:
 
 
 def _plural(item: Shape) -> str:
+    if isinstance(item, Leaf) and item.choices:
+        return f"any of {listing(quoted(item.choices), 'and')}"
     if isinstance(item, Leaf):
         return "numbers" if item.numeric else "texts"
     return "mappings" if isinstance(item, Model | Tagged | MapOf) else "values"
