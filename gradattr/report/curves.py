@@ -8,6 +8,7 @@ if asked for, PredPower of both arms: what the differences are made of.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +27,14 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _RANDOM = ("#000000", ".")
 _WIDTH, _HEIGHT, _LOWER = 5.0, 3.9, 2.7
+#: Inches of a row of the legend, and rows for which there is room.
+_LEGEND_ROW, _LEGEND_ROWS = 0.18, 2
 
 #: Variants in the order in which a panel prefers them for its lines.
 _MAIN = ("retrain", "no_retrain")
 CONTROL = "mask_only"
+
+_FLOOR = "noise floor (k = 100 %)"
 
 
 @dataclass(frozen=True)
@@ -127,14 +132,17 @@ def curves_figure(panels: Sequence[Panel], *, pred_power: bool = False) -> Figur
     figure = Figure(figsize=(_WIDTH * len(panels), height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     ratios = [_HEIGHT, _LOWER] if pred_power else [_HEIGHT]
-    axes = figure.subplots(len(ratios), len(panels), squeeze=False, height_ratios=ratios)
+    # Curves beside each other are compared by eye: on one scale.
+    axes = figure.subplots(
+        len(ratios), len(panels), squeeze=False, height_ratios=ratios, sharey="row"
+    )
     styles = _styles(panels)
     for column, panel in enumerate(panels):
         _difference_panel(axes[0][column], panel, styles)
         if pred_power:
             _power_panel(axes[1][column], panel, styles)
         axes[-1][column].set_xlabel("coordinates kept, k (%)")
-    axes[0][0].set_ylabel("DiffROAR: top-k − bottom-k")
+    axes[0][0].set_ylabel("DiffROAR: accuracy, top-k − bottom-k")
     if pred_power:
         axes[1][0].set_ylabel("PredPower: test accuracy")
     _legend(figure)
@@ -155,7 +163,7 @@ def _difference_panel(axis: Any, panel: Panel, styles: dict[str, tuple[str, str]
     axis.axhline(0, color="0.4", linewidth=0.8, zorder=1)
     if panel.noise_floor is not None:
         floor = panel.noise_floor
-        axis.axhspan(-floor, floor, color="0.87", linewidth=0, zorder=0, label="noise floor")
+        axis.axhspan(-floor, floor, color="0.87", linewidth=0, zorder=0, label=_FLOOR)
     for scheme in panel.schemes:
         _scheme_line(axis, panel.line(scheme, panel.variant), scheme, styles[scheme])
         control = panel.line(scheme, CONTROL)
@@ -206,26 +214,35 @@ def _power_panel(axis: Any, panel: Panel, styles: dict[str, tuple[str, str]]) ->
 
 
 def _legend(figure: Any) -> None:
-    """One for all panels and below them, where it hides nothing."""
+    """One for all panels and below them, where it hides nothing; as wide as the figure allows, and
+    the figure as high as it needs."""
     found: dict[str, Any] = {}
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    columns = max(3, min(len(found), int(3 * figure.get_figwidth() / _WIDTH)))
-    figure.legend(
-        found.values(),
-        found.keys(),
-        loc="outside lower center",
-        ncols=columns,
-        fontsize=8,
-        frameon=False,
-    )
+    width = figure.get_figwidth()
+    for columns in range(min(len(found), int(3 * width / _WIDTH)), 0, -1):
+        legend = figure.legend(
+            found.values(),
+            found.keys(),
+            loc="outside lower center",
+            ncols=columns,
+            fontsize=8,
+            frameon=False,
+        )
+        needed = legend.get_window_extent(figure.canvas.get_renderer()).width / figure.dpi
+        if needed <= width or columns == 1:
+            break
+        legend.remove()
+    figure.set_figwidth(max(width, needed))
+    more = max(0, math.ceil(len(found) / columns) - _LEGEND_ROWS)
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * more)
 
 
 def _finish(axis: Any) -> None:
     axis.set_xlim(0, 101)
     axis.set_xticks(range(0, 101, 20))
-    axis.tick_params(labelsize=8)
+    axis.tick_params(labelsize=8, labelleft=True)
     axis.grid(axis="y", color="0.92", linewidth=0.6, zorder=0)
     axis.set_axisbelow(True)
     for side in ("top", "right"):

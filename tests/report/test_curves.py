@@ -56,7 +56,7 @@ def test_the_noise_floor_is_drawn_and_written(audit: Run) -> None:
     (panel,) = panels_of(audit)
     assert panel.noise_floor is not None
     axis = curves_figure([panel]).axes[0]
-    spans = [patch for patch in axis.patches if patch.get_label() == "noise floor"]
+    spans = [patch for patch in axis.patches if patch.get_label() == "noise floor (k = 100 %)"]
     (span,) = spans
     ends = span.get_path().get_extents(span.get_patch_transform())
     assert (ends.y0, ends.y1) == pytest.approx((-panel.noise_floor, panel.noise_floor))
@@ -128,3 +128,22 @@ def test_a_notebook_shows_the_verdicts(audit: Run) -> None:
     shown = audit._repr_html_()
     for word in ("robust/saliency", "satisfies", "violates", "verdict"):
         assert word in shown
+
+
+def test_the_legend_of_many_schemes_stays_within_the_figure(tmp_path: Path) -> None:
+    names = [f"linf-8-255/a-method-with-a-long-name-{i}" for i in range(14)]
+    many = opened(tmp_path, MadeUpAudit(name="many", effects=dict.fromkeys(names, 0.1)))
+    figure = curves_figure(panels_of(many))
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box, inches = legend.get_window_extent(), figure.get_size_inches() * figure.dpi
+    assert 0 <= box.x0 < box.x1 <= inches[0]
+    assert 0 <= box.y0 < box.y1 < figure.axes[0].get_window_extent().y0
+    # The curves keep their room.
+    assert figure.axes[0].get_window_extent().height > 2 * figure.dpi
+
+
+def test_runs_beside_each_other_have_one_scale(audit: Run, tmp_path: Path) -> None:
+    flat = opened(tmp_path, MadeUpAudit(name="flat", effects={"random": 0.0}))
+    left, right = curves_figure(panels_of(audit) + panels_of(flat)).axes
+    assert left.get_ylim() == right.get_ylim()
