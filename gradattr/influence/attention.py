@@ -62,5 +62,3 @@ def unroll_attention(model: nn.Module) -> int:
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, PlainAttention(module))
     return len(found)
-
-

@@ -77,15 +77,15 @@ class Watch:
         consume: Consume,
         *,
         leaf: Tensor | None = None,
-        create_graph: bool = False,
-    ) -> Tensor:
-        """Run loss(model(x), y) backward; returns its values (n,).
+    ) -> None:
+        """Run loss(model(x), y) backward.
 
-        Without ``create_graph`` layers are handed on during the backward pass, their tensors
-        without a graph. With it, ``leaf`` is the tensor (x, or what x was made from) that what is
-        handed on, after the pass, can be differentiated by.
+        Without ``leaf`` layers are handed on during the backward pass, their tensors without a
+        graph. With a leaf that x was made from they are handed on after it, and can be
+        differentiated once more.
         """
         self._calls, self._leaves = {}, []
+        create_graph = leaf is not None
         inside = not create_graph
         with torch.enable_grad(), self._hooks(consume if inside else None), self._spread_out(x):
             outputs = self.model(x)
@@ -104,7 +104,6 @@ class Watch:
             self._hand_on(consume)
         self._hand_on_spread(leaves, found)
         self._calls, self._leaves = {}, []
-        return values if create_graph else values.detach()
 
     @contextmanager
     def _hooks(self, consume: Consume | None) -> Iterator[None]:

@@ -1,5 +1,4 @@
-"""Directions in parameter space: the query gradients that every training gradient is held against.
-"""
+"""Directions in parameter space: the query gradients that every training gradient is held against."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+
 @dataclass
 class Factors:
     """``inputs`` a (n, g, p, k) and ``grads`` δ (n, g, p, o) of a layer on n examples."""

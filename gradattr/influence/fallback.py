@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,14 +40,19 @@ class Fallback:
             rows = slice(first, min(first + self.batch, len(x)))
             consume(rows, self.gradients(x[rows], y[rows], loss))
 
-    def gradients(self, x: Tensor, y: Tensor, loss: Loss) -> dict[str, Tensor]:
-        """{name: (n, *shape)} for a batch that is small enough."""
+    def gradients(
+        self, x: Tensor, y: Tensor, loss: Loss, *, create_graph: bool = False
+    ) -> dict[str, Tensor]:
+        """{name: (n, *shape)} for a batch that is small enough; with a graph back to x if asked."""
         if self.how == "vmap":
             try:
-                return self._by_vmap(x, y, loss)
+                found = self._by_vmap(x, y, loss)
+                return found if create_graph else {k: v.detach() for k, v in found.items()}
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
-                self.how = "loop"  # data-dependent control flow, an operator without a batching rule
-        return self._by_loop(x, y, loss)
+                self.how = (
+                    "loop"  # data-dependent control flow, an operator without a batching rule
+                )
+        return self._by_loop(x, y, loss, create_graph)
 
     def one_loss(self, loss: Loss) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
         """(parameters, x (...), y) -> the loss of one example, as a number."""
@@ -63,22 +68,32 @@ class Fallback:
             per_example = vmap(grad(self.one_loss(loss)), (None, 0, 0), randomness="error")
             return per_example(self.values, x, y)
 
-    def _by_loop(self, x: Tensor, y: Tensor, loss: Loss) -> dict[str, Tensor]:
-        rows = [parameter_gradients(self.model, self.values, x[i], y[i], loss) for i in range(len(x))]
+    def _by_loop(self, x: Tensor, y: Tensor, loss: Loss, create_graph: bool) -> dict[str, Tensor]:
+        rows = [
+            parameter_gradients(self.model, self.values, x[i], y[i], loss, create_graph)
+            for i in range(len(x))
+        ]
         return {name: torch.stack([row[name] for row in rows]) for name in self.names}
 
 
 def parameter_gradients(
-    model: nn.Module, values: dict[str, Tensor], image: Tensor, label: Tensor, loss: Loss
+    model: nn.Module,
+    values: Mapping[str, Tensor],
+    image: Tensor,
+    label: Tensor,
+    loss: Loss,
+    create_graph: bool = False,
 ) -> dict[str, Tensor]:
     """The slow oracle: one backward pass through the model for one example x (...), y."""
     leaves = {name: value.detach().clone().requires_grad_() for name, value in values.items()}
     with torch.enable_grad(), plain_attention():
         outputs = functional_call(model, leaves, (image[None].clone(),))
-        value = loss(outputs, label[None]).sum()
-        if not value.requires_grad:
-            return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-        found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        found = torch.autograd.grad(
+            loss(outputs, label[None]).sum(),
+            list(leaves.values()),
+            create_graph=create_graph,
+            allow_unused=True,
+        )
     return {
         name: torch.zeros_like(leaf) if g is None else g
         for (name, leaf), g in zip(leaves.items(), found, strict=True)

@@ -49,15 +49,15 @@ class FoldedLayer(Conv2dLayer):
         return self._renamed(own)
 
     def products(
-        self, calls: Sequence[Call], directions: Gradients | None, norms: bool
+        self, calls: Sequence[Call], prepared: Gradients | None, norms: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        folded = None if directions is None else self._folded(directions)
         dots, squares = [], []
         for part in self._chunks(calls):
             factors = self.joined(part)
             matrices, sums = factors.matrices(), factors.sums()
-            if folded is not None:
-                dots.append(matrices.flatten(1) @ folded[0].flatten(1).T + sums @ folded[1].T)
+            if prepared is not None:
+                along = matrices.flatten(1) @ prepared["weight"].flatten(1).T
+                dots.append(along + sums @ prepared["bias"].T)
             if norms:
                 squares.append(self._squares(matrices, sums))
         return (torch.cat(dots) if dots else None), (torch.cat(squares) if squares else None)
@@ -78,7 +78,7 @@ class FoldedLayer(Conv2dLayer):
         along = torch.linalg.vecdot(matrices, self.matrix).flatten(1)
         return self.inverse * (along + self.offset * sums)
 
-    def _folded(self, directions: Gradients) -> tuple[Tensor, Tensor]:
+    def prepare(self, directions: Gradients) -> dict[str, Tensor]:
         """Directions of the four parameters -> of W' (q, g, o, k) and b' (q, channels)."""
         asked = {short: directions[name] for short, name in self.names.items()}
         queries = len(next(iter(asked.values())))
@@ -95,7 +95,7 @@ class FoldedLayer(Conv2dLayer):
             stretched = self.inverse * asked["scale"]
             bias = bias + self.offset * stretched
             matrix = matrix + stretched.unflatten(1, (groups, outputs, 1)) * self.matrix
-        return matrix, bias
+        return {"weight": matrix.contiguous(), "bias": bias}
 
 
 def foldable(model: nn.Module) -> list[tuple[str, str]]:

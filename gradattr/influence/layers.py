@@ -51,11 +51,16 @@ class Layer(ABC):
     def gradients(self, calls: Sequence[Call]) -> dict[str, Tensor]:
         """{parameter name: (n, *its shape)}; the calls of one batch add up."""
 
+    def prepare(self, directions: Gradients) -> dict[str, Tensor]:
+        """The part of the directions that is this layer's, laid out for ``products``. Once for
+        many batches."""
+        return {name: directions[name].flatten(1) for name in self.names.values()}
+
     def products(
-        self, calls: Sequence[Call], directions: Gradients | None, norms: bool
+        self, calls: Sequence[Call], prepared: Gradients | None, norms: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """Scalar products with the directions (n, q), and squared norms (n,); None if not asked."""
-        return products_of(self.gradients(calls), directions, norms)
+        return products_of(self.gradients(calls), prepared, norms)
 
     def _renamed(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: own[short] for short, name in self.names.items()}
@@ -89,19 +94,22 @@ class FactoredLayer(Layer):
             own["bias"] = factors.sums()
         return self._renamed(own)
 
+    def prepare(self, directions: Gradients) -> dict[str, Tensor]:
+        own = {short: directions[name] for short, name in self.names.items()}
+        if "weight" in own:
+            own["weight"] = self.to_matrix(own["weight"]).contiguous()
+        return own
+
     def products(
-        self, calls: Sequence[Call], directions: Gradients | None, norms: bool
+        self, calls: Sequence[Call], prepared: Gradients | None, norms: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        asked = {}
-        if directions is not None:
-            asked = {short: directions[name] for short, name in self.names.items()}
-        matrices = self.to_matrix(asked["weight"]) if "weight" in asked else None
+        asked = prepared or {}
         dots, squares = [], []
         for part in self._chunks(calls):
             factors = self.joined(part)
             by_weight = by_bias = (None, None)
             if "weight" in self.names:
-                by_weight = factors.products(matrices, norms)
+                by_weight = factors.products(asked.get("weight"), norms)
             if "bias" in self.names:
                 biases = {"bias": asked["bias"]} if asked else None
                 by_bias = products_of({"bias": factors.sums()}, biases, norms)

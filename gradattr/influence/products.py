@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,9 +13,8 @@ from torch import Tensor, nn
 from gradattr.errors import MethodError, ModelError
 from gradattr.influence.directions import Directions, Loss, cross_entropy, query_loss
 from gradattr.influence.factors import products_of
-from gradattr.influence.fallback import plain_attention
-from gradattr.influence.layers import Call, Layer
-from gradattr.influence.wiring import Plan, Wiring, find_wiring, frozen_copy, wire
+from gradattr.influence.layers import Call, Gradients, Layer
+from gradattr.influence.wiring import Plan, Wiring, find_wiring, frozen_copy, laid_out, wire
 
 #: Bytes that layers keep for one batch: 64 images of 32 pixels in a ResNet-20, 8 of 224 in a
 #: ResNet-18, where throughput is flat.
@@ -81,9 +81,7 @@ class GradientProducts:
         """||g_i||: (n,)."""
         return self._products(x, y, None, norms=True)[1]
 
-    def dots_and_norms(
-        self, x: Tensor, y: Tensor, directions: Directions
-    ) -> tuple[Tensor, Tensor]:
+    def dots_and_norms(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[Tensor, Tensor]:
         """<g_i, u_t> (n, q) and ||g_i|| (n,) from one pass."""
         return self._products(x, y, directions, norms=True)
 
@@ -99,9 +97,7 @@ class GradientProducts:
             def by_layer(layer: Layer, calls: list[Call], rows: slice = rows) -> None:
                 consume(rows, layer.gradients(calls))
 
-            def by_example(
-                part: slice, values: dict[str, Tensor], first: int = rows.start
-            ) -> None:
+            def by_example(part: slice, values: dict[str, Tensor], first: int = rows.start) -> None:
                 consume(slice(first + part.start, first + part.stop), values)
 
             self._pass(wiring, x[rows], y[rows], loss or self.loss, by_layer, by_example)
@@ -136,28 +132,16 @@ class GradientProducts:
         dots = torch.zeros(len(x), queries, dtype=torch.float64, device=x.device)
         squares = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         values = None if directions is None else directions.values
+        prepared: dict[Layer, Gradients | None] = {}
+
         for rows, wiring in self._batches(x, y):
-            batch_dots, batch_squares = dots[rows], squares[rows]
-
-            def add(
-                part: slice,
-                found: tuple[Tensor | None, Tensor | None],
-                into: tuple[Tensor, Tensor] = (batch_dots, batch_squares),
-            ) -> None:
-                for total, more in zip(into, found, strict=True):
-                    if more is not None:
-                        total[part] += more
-
-            self._pass(
-                wiring,
-                x[rows],
-                y[rows],
-                self.loss,
-                lambda layer, calls, add=add: add(
-                    slice(None), layer.products(calls, values, norms)
-                ),
-                lambda part, own, add=add: add(part, products_of(own, values, norms)),
-            )
+            if not prepared:
+                prepared = {
+                    layer: None if values is None else layer.prepare(values)
+                    for layer in wiring.layers
+                }
+            into = _Sums(dots[rows], squares[rows], norms, values, prepared)
+            self._pass(wiring, x[rows], y[rows], self.loss, into.layer, into.gradients)
         return dots.to(x.dtype), squares.sqrt().to(x.dtype)
 
     def _batches(self, x: Tensor, y: Tensor) -> Iterator[tuple[slice, Wiring]]:
@@ -199,7 +183,9 @@ class GradientProducts:
 
         def count(_: Layer, calls: list[Call]) -> None:
             nonlocal kept
-            kept += sum((c.inputs.numel() + c.grads.numel()) * c.inputs.element_size() for c in calls)
+            kept += sum(
+                (c.inputs.numel() + c.grads.numel()) * c.inputs.element_size() for c in calls
+            )
 
         if wiring.layers or wiring.spread:
             wiring.watch().backward(laid_out(wiring.model, x), y, self.loss, count)
@@ -209,11 +195,26 @@ class GradientProducts:
         return batch
 
 
-def laid_out(model: nn.Module, x: Tensor) -> Tensor:
-    """A copy of the batch (models may overwrite their input), in the model's memory format."""
-    if x.dim() == 4 and x.device.type == "cpu" and _has_convolutions(model):
-        return x.clone(memory_format=torch.channels_last)
-    return x.clone()
+@dataclass
+class _Sums:
+    """Where the products of one batch are added up, layer by layer."""
+
+    dots: Tensor
+    squares: Tensor
+    norms: bool
+    values: Gradients | None
+    prepared: Mapping[Layer, Gradients | None]
+
+    def layer(self, layer: Layer, calls: list[Call]) -> None:
+        self._add(slice(None), layer.products(calls, self.prepared[layer], self.norms))
+
+    def gradients(self, rows: slice, values: dict[str, Tensor]) -> None:
+        self._add(rows, products_of(values, self.values, self.norms))
+
+    def _add(self, rows: slice, found: tuple[Tensor | None, Tensor | None]) -> None:
+        for total, more in zip((self.dots, self.squares), found, strict=True):
+            if more is not None:
+                total[rows] += more
 
 
 def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> list[str]:
@@ -231,10 +232,3 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> list[
             some = ", ".join(names[:3] + ["..."] + names[-3:])
             raise MethodError(f"no parameter matches '{pattern}'; the model has {some}")
     return [name for name in names if any(fnmatchcase(name, p) for p in patterns)]
-
-
-def _has_convolutions(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.Conv2d) for module in model.modules())
-
-
-__all__ = ["GradientProducts", "choose_parameters", "laid_out", "plain_attention"]

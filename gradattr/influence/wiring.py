@@ -186,11 +186,7 @@ def _improved(
     except Exception as error:
         return _less(plan, wiring, covered, error)
     scale = 1e-6 * sum(float(value.norm()) for value in oracle.values())
-    wrong = {
-        name
-        for name in covered
-        if not _agrees(found.get(name), oracle[name], limit, scale)
-    }
+    wrong = {name for name in covered if not _agrees(found.get(name), oracle[name], limit, scale)}
     return Plan(plan.attention, plan.folding, plan.uncovered | wrong)
 
 
@@ -232,3 +228,14 @@ def _agrees(found: Tensor | None, oracle: Tensor, limit: float, scale: float) ->
 
 def _doubled(values: Tensor) -> Tensor:
     return values.double() if values.is_floating_point() else values
+
+
+def laid_out(model: nn.Module, x: Tensor) -> Tensor:
+    """A copy of the batch (models may overwrite their input), in the model's memory format."""
+    if x.dim() == 4 and x.device.type == "cpu" and _has_convolutions(model):
+        return x.clone(memory_format=torch.channels_last)
+    return x.clone()
+
+
+def _has_convolutions(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.Conv2d) for module in model.modules())
