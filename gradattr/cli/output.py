@@ -45,6 +45,11 @@ def print_table(
     out.print(table)
 
 
+def print_text(text: str) -> None:
+    """A paragraph, broken at the width of the screen."""
+    console().print(Text(text))
+
+
 def human_bytes(count: float) -> str:
     """1536 -> '1.5 KiB'."""
     for unit in ("B", "KiB", "MiB", "GiB"):

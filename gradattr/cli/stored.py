@@ -97,7 +97,8 @@ def show_run(
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
-    print(f"Run {summary['run_id']}: {summary['rows']} rows, {human_bytes(summary['bytes'])}")
+    unit = "trials" if summary["kind"] == "diffroar" else "rows"
+    print(f"Run {summary['run_id']}: {summary['rows']} {unit}, {human_bytes(summary['bytes'])}")
     if summary["accuracy"] is not None:
         print(f"Accuracy of the model on this data: {summary['accuracy']:.2%}")
     for line in summary["notes"]:
@@ -125,22 +126,21 @@ def _print_summary(summary: dict[str, Any]) -> None:
             "baseline|, where a method promises completeness"
         )
     if summary["training"]:
-        print_table(
-            "Training",
-            ["model", "epochs", "loss", "accuracy", "test accuracy"],
-            [
-                [
-                    t["model"],
-                    t["epochs"],
-                    number(t["loss"]),
-                    number(t["accuracy"]),
-                    number(t["test_accuracy"]),
-                ]
-                for t in summary["training"]
-            ],
-            right=["epochs", "loss", "accuracy", "test accuracy"],
-        )
+        _print_training(summary["training"])
     print_scores(summary)
+
+
+def _print_training(rows: list[dict[str, Any]]) -> None:
+    columns = ["epochs", "loss", "accuracy", "test_accuracy"]
+    if any(row["robust_test_accuracy"] is not None for row in rows):
+        columns.append("robust_test_accuracy")
+    titles = [column.replace("_", " ") for column in columns]
+    print_table(
+        "Training",
+        ["model", *titles],
+        [[row["model"], row["epochs"], *(number(row[c]) for c in columns[1:])] for row in rows],
+        right=titles,
+    )
 
 
 def query_run(

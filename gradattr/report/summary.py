@@ -47,7 +47,8 @@ FROM predictions
 
 _TRAINING = """
 SELECT model, max(epoch) AS epochs, arg_max(loss, epoch) AS loss,
-       arg_max(accuracy, epoch) AS accuracy, arg_max(test_accuracy, epoch) AS test_accuracy
+       arg_max(accuracy, epoch) AS accuracy, arg_max(test_accuracy, epoch) AS test_accuracy,
+       arg_max(robust_test_accuracy, epoch) AS robust_test_accuracy
 FROM training GROUP BY model ORDER BY model DESC
 """
 
@@ -72,6 +73,7 @@ def summarise(run: Summarised) -> dict[str, Any]:
         "training": [],
         "trials": [],
         "diffroar": [],
+        "pred_power": [],
         "errors": {},
         "notes": [],
     }
@@ -86,6 +88,7 @@ def summarise(run: Summarised) -> dict[str, Any]:
         summary["trials"] = run.sql(_TRIALS).to_pylist()
         # Not by SQL, which need not keep the order of the manifest.
         summary["diffroar"] = run.table("diffroar").to_pylist()
+        summary["pred_power"] = run.table("pred_power").to_pylist()
     if "errors" in run.tables:
         counted = run.sql(
             "SELECT status, count(*) AS n FROM errors GROUP BY status ORDER BY n DESC"

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from gradattr.cli import output, scores
+from gradattr.cli.stored import show_run
 from gradattr.storage.objects import open_store
 from tests.made_up_audits import EFFECTS, MadeUpAudit
 
@@ -27,6 +30,48 @@ def test_show_has_a_verdict_per_scheme_and_level(gradattr: Any, store: Path) -> 
         assert word in done.out
     (line,) = [line for line in done.out.split("Control")[0].splitlines() if " 10 %" in line][:1]
     assert line.index("violates") < line.index("satisfies")
+
+
+def test_the_control_shows_what_the_masks_give_away(gradattr: Any, store: Path) -> None:
+    """Equal accuracies of both arms are no difference, and may still be high."""
+    done = gradattr("show", "made-up", "--store", str(store))
+    shown = json.loads(gradattr("show", "made-up", "--store", str(store), "--json").out)
+    control = done.out.split("Control: ")[1]
+    found = {
+        power["arm"]: f"{power['mean']:.4f}"
+        for power in shown["pred_power"]
+        if (power["scheme"], power["variant"], power["level"]) == ("linear", "mask_only", 0.1)
+    }
+    (line,) = [line for line in control.splitlines() if line.startswith(" 10 %")][:1]
+    assert f"{found['top']} - {found['bottom']} = " in line
+    assert "satisfies" not in control.split("Mean and 95 % interval")[0]
+
+
+def test_chance_and_the_noise_floor_are_explained(gradattr: Any, store: Path) -> None:
+    """4 schemes at 7 levels below 1."""
+    done = gradattr("show", "made-up", "--store", str(store))
+    assert "here 1.4 of 28" in done.out
+    assert "Noise floor: what chance makes" in done.out
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_score_stands_on_one_line(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch, store: Path, width: int
+) -> None:
+    wide = Console(width=width, highlight=False)
+    monkeypatch.setattr(output, "console", lambda: wide)
+    monkeypatch.setattr(scores, "console", lambda: wide)
+    show_run("made-up", str(store), None, False, None)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert all(line.count("[") == line.count("]") for line in lines)
+
+
+def test_a_decided_interval_does_not_seem_to_touch_zero() -> None:
+    row = {"variant": "retrain", "diffroar": 0.0028, "low": 0.0003, "high": 0.0053}
+    assert scores._cell({**row, "verdict": "satisfies"}, []) == (
+        "+0.0028 [+0.0003, +0.005] satisfies"
+    )
 
 
 def test_show_without_retraining_counts_images(gradattr: Any, store: Path) -> None:
