@@ -112,6 +112,8 @@ def _print_audit(audit: dict[str, Any]) -> None:
         f"Ranks: {human_bytes(audit['rank_bytes'])} before compression, for every level and arm; "
         f"masked copies of the images would be {human_bytes(audit['masked_copies_bytes'])}."
     )
+    for note in audit["notes"]:
+        print(f"Note: {note}")
 
 
 def list_methods(as_json: bool) -> None:

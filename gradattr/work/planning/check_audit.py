@@ -1,11 +1,18 @@
-"""Whether the parts of an audit fit each other, once data and models are known."""
+"""Whether the parts of an audit fit each other, once data and models are known; and what of it can
+be carried out, but says little."""
 
 from __future__ import annotations
+
+import math
+from itertools import pairwise
 
 from gradattr.data.registry import input_shape
 from gradattr.data.types import DataIndex
 from gradattr.errors import DataError, MethodError, ModelError
 from gradattr.manifest.diffroar import DiffRoarManifest
+from gradattr.retraining.ranks import kept_count
+from gradattr.work.context import RunContext
+from gradattr.work.diffroar.rank import bins_shape
 from gradattr.work.methods import stand_in_requests
 from gradattr.work.planning.checks import check_class_names, check_method
 from gradattr.work.planning.indexes import Indexes
@@ -34,9 +41,52 @@ def check_audit(
         raise MethodError(
             f"mask.value has {len(value)} numbers, the model's input has {space.shape[0]} channels"
         )
+    d = _coordinates(manifest, space.shape)
+    for at, level in enumerate(manifest.levels):
+        if kept_count(d, level) == 0:
+            raise MethodError(
+                f"levels[{at}]: {level:g} of {d} {_unit(manifest)} keeps none; one of them is "
+                f"{1 / d:.3g}"
+            )
     for method in manifest.methods:
         check_method(method, manifest.target, data["train"], space.classes, space.preprocess)
     stand_in_requests(manifest, space.shape, space.classes)
+
+
+def audit_notes(context: RunContext) -> list[str]:
+    """What somebody should know before hours are spent on it, though it is no mistake."""
+    manifest, notes = context.audit_manifest, []
+    levels, d = manifest.levels, _coordinates(context.audit_manifest, context.shape)
+    retrained = manifest.retrain is not False
+    if retrained and 1.0 not in levels:
+        notes.append("levels has no 1.0: there will be no noise floor")
+    if retrained and manifest.seeds == 1:
+        notes.append("seeds is 1: there will be no intervals, so every verdict is 'undecided'")
+    for lower, upper in pairwise(levels):
+        if kept_count(d, lower) == kept_count(d, upper):
+            notes.append(
+                f"levels {lower:g} and {upper:g} keep the same {kept_count(d, upper)} of {d} "
+                f"{_unit(manifest)}: the same trials twice"
+            )
+    train, test = (DataIndex.from_json(context.indexes[name]) for name in ("train", "test"))
+    if train.digest() == test.digest():
+        notes.append("test is the same data as 'data': accuracies will be those of training")
+    asked = [manifest.target, *(getattr(method, "target", None) for method in manifest.methods)]
+    told = sorted({str(target) for target in asked if str(target).endswith("_true")})
+    if told:
+        notes.append(
+            f"target {' and '.join(told)} looks at the labels, of the test images too: masks may "
+            "tell them (see the control, mask_only)"
+        )
+    return notes
+
+
+def _coordinates(manifest: DiffRoarManifest, shape: tuple[int, int, int]) -> int:
+    return math.prod(bins_shape(manifest, shape))
+
+
+def _unit(manifest: DiffRoarManifest) -> str:
+    return "pixels" if manifest.mask.per_pixel else "coordinates"
 
 
 def _check_data(manifest: DiffRoarManifest, data: dict[str, DataIndex], space: InputSpace) -> None:

@@ -20,6 +20,7 @@ from gradattr.work.diffroar.audit import (
 )
 from gradattr.work.diffroar.rank import bins_shape
 from gradattr.work.methods import stand_in_requests
+from gradattr.work.planning.check_audit import audit_notes
 from gradattr.work.planning.preflight import first_look
 from gradattr.work.planning.prepare_diffroar import RANK_STAGE, TEST, TRAIN, TRIAL_STAGE
 from gradattr.work.planning.probe import (
@@ -54,6 +55,7 @@ def audit_size(context: RunContext) -> dict[str, Any]:
         "rank_bytes": ranks,
         # A float32 copy of every image for each level and arm.
         "masked_copies_bytes": masked * 4 * 2 * len(manifest.levels),
+        "notes": audit_notes(context),
     }
 
 

@@ -12,6 +12,7 @@ from gradattr.models import build_model, load_model
 from gradattr.storage.objects import open_store
 from gradattr.work.context import MAIN, RunContext
 from gradattr.work.diffroar.audit import base_models
+from gradattr.work.planning.check_audit import audit_notes
 from gradattr.work.resources import choose_device
 
 
@@ -31,6 +32,8 @@ def preflight(context: RunContext) -> list[str]:
             f"{title} {spec.arch}: {sum(p.numel() for p in model.parameters()):,} parameters, "
             f"input {'x'.join(map(str, context.shape))}, {context.num_classes} classes"
         )
+    if isinstance(context.manifest, DiffRoarManifest):
+        notes += audit_notes(context)
     return notes
 
 
