@@ -24,6 +24,9 @@ from gradattr.work.diffroar.rank import bins_shape, level_bins
 from gradattr.work.planning.prepare_diffroar import RANK_STAGE, TRAIN, rank_key
 from gradattr.work.training_data import load_labelled
 
+#: Images whose coordinates are renamed at once: copies of all would take as much memory again.
+_RENAMED_AT_ONCE = 1024
+
 
 @dataclass
 class MaskedData:
@@ -64,17 +67,25 @@ class MaskedData:
         keep = {"top": bins.top, "bottom": bins.bottom, "rest": bins.rest}[arm](level)
         ranks = self._bins(split, scheme)
         if scheme == RANDOM and draw is not None:
-            ranks = ranks[self._dealt(split, draw, len(ranks))]
+            ranks = self._dealt(ranks, split, draw)
         return Masking(ranks, keep, self.fill(), mask_only)
 
-    def _dealt(self, split: str, draw: int, count: int) -> Tensor:
-        """Which image's random order each image gets. The orders were drawn without regard to the
-        images, so any assignment is as good a draw, and none has to be computed or stored."""
+    def _dealt(self, ranks: Tensor, split: str, draw: int) -> Tensor:
+        """The random orders as a seed deals them: to other images, and with the coordinates renamed
+        (in all images alike). They were drawn without regard to either, so any assignment is as
+        good a draw, and none has to be computed or stored. Without new names all seeds would share
+        the luck of the set: how often it happens to keep the coordinates that matter."""
         manifest = self.context.audit_manifest
         generator = torch.Generator().manual_seed(
             derive_seed(manifest.seed, "random draw", split, draw)
         )
-        return torch.randperm(count, generator=generator)
+        dealt = ranks[torch.randperm(len(ranks), generator=generator)]
+        names = torch.randperm(dealt[0].numel(), generator=generator)
+        flat = dealt.flatten(1)
+        for first in range(0, len(flat), _RENAMED_AT_ONCE):
+            rows = slice(first, first + _RENAMED_AT_ONCE)
+            flat[rows] = flat[rows, names]
+        return dealt
 
     def fill(self) -> tuple[float, ...]:
         """What a removed coordinate becomes, in the units of the model's input."""
