@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import gradattr
-from gradattr import attribution
+from gradattr import attribution, influence
 
 
 def test_the_package() -> None:
@@ -60,6 +60,32 @@ def test_the_mathematics() -> None:
         "vargrad",
     ]
     assert all(getattr(attribution, name) for name in attribution.__all__)
+
+
+def test_the_mathematics_of_training_data() -> None:
+    assert influence.__all__ == [
+        "CountSketch",
+        "Curvature",
+        "Directions",
+        "GradientProducts",
+        "Maps",
+        "Scores",
+        "Sketches",
+        "Solution",
+        "agreement_maps",
+        "candidates",
+        "estimated_cosines",
+        "estimated_dots",
+        "grad_cos",
+        "grad_dot",
+        "influence",
+        "layer_maps",
+        "random_scores",
+        "relatif",
+        "tfa_maps",
+        "tracin",
+    ]
+    assert all(getattr(influence, name) for name in influence.__all__)
 
 
 def test_importing_the_package_and_its_command_loads_nothing_heavy() -> None:

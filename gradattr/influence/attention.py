@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +17,8 @@ class PlainAttention(nn.Module):
     """The same function as a ``nn.MultiheadAttention`` in eval mode, on the same parameters.
 
     For self-attention without masks, batch first: what vision transformers use. Anything else
-    raises NotImplementedError, and the caller keeps the module as it was.
+    raises NotImplementedError, and the caller keeps the module as it was. Attention weights are
+    not returned.
     """
 
     def __init__(self, module: nn.MultiheadAttention) -> None:
@@ -47,9 +49,7 @@ class PlainAttention(nn.Module):
             raise NotImplementedError("attention of one batch to another")
         if any(options.get(mask) is not None for mask in masks) or options.get("is_causal"):
             raise NotImplementedError("attention with a mask")
-        if options.get("need_weights", True):
-            raise NotImplementedError("attention weights are asked for")
-        parts = self.project(query).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        parts = torch.unflatten(self.project(query), 2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(parts[0], parts[1], parts[2])
         return self.out(mixed.transpose(1, 2).flatten(2)), None
 

@@ -27,17 +27,6 @@ from gradattr.influence.layers import Call, Layer
 Consume = Callable[[Layer, list[Call]], None]
 
 
-class InputChanged(ModelError):
-    """A layer's input was overwritten before its gradient came."""
-
-    def __init__(self, layer: Layer) -> None:
-        super().__init__(
-            f"the input of {type(layer.module).__name__} {sorted(layer.names.values())} is "
-            "overwritten in place after the layer has used it"
-        )
-        self.layer = layer
-
-
 @dataclass
 class Spread:
     """A parameter of shape (1, ...) that is used by broadcasting: one copy per example.
@@ -53,7 +42,6 @@ class Spread:
 @dataclass
 class _Noted:
     inputs: Tensor
-    version: int
     grads: Tensor | None = None
 
 
@@ -129,7 +117,7 @@ class Watch:
         output: Tensor,
     ) -> Tensor | None:
         inputs = args[0] if args else kwargs["input"]
-        noted = _Noted(inputs if consume is None else inputs.detach(), inputs._version)
+        noted = _Noted(inputs if consume is None else inputs.detach())
         calls = self._calls.setdefault(layer, [])
         calls.append(noted)
         begins = not output.requires_grad
@@ -140,13 +128,11 @@ class Watch:
 
         def arrived(grads: Tensor) -> None:
             noted.grads = grads if noted.grads is None else noted.grads + grads
-            if noted.inputs._version != noted.version:
-                raise InputChanged(layer)
             if consume is not None and all(call.grads is not None for call in calls):
                 consume(layer, _answered(self._calls.pop(layer)))
 
         # A hook on a tensor sees the gradient of the value it has now, also if it is overwritten.
-        output.register_hook(arrived)
+        output.register_hook(arrived)  # type: ignore[no-untyped-call]
         return output if begins else None
 
     def _hand_on(self, consume: Consume) -> None:

@@ -142,7 +142,7 @@ class Curvature:
             (slope,) = torch.autograd.grad(loss, point, create_graph=True)
         for number in range(len(directions)):
             tangents = {name: directions.values[name][number] for name in leaves}
-            _, moved = jvp(outputs_of, (fixed,), (tangents,))
+            moved = jvp(outputs_of, (fixed,), (tangents,))[1]
             if slope.requires_grad:
                 (bent,) = torch.autograd.grad(slope, point, moved.detach(), retain_graph=True)
             else:  # a loss that is linear in the outputs

@@ -1,4 +1,4 @@
-"""Directions in parameter space: the query gradients that every training gradient is held against."""
+"""Directions in parameter space: the query gradients that training gradients are held against."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Directions:
     def like(self, flat: Tensor) -> Directions:
         """(q', parameters) in the order of ``flat()`` back as directions."""
         shapes = [value.shape[1:] for value in self.values.values()]
-        parts = flat.split([shape.numel() for shape in shapes], 1)
+        parts = torch.split(flat, [shape.numel() for shape in shapes], 1)
         pairs = zip(self.values, parts, shapes, strict=True)
         return Directions({name: part.reshape(-1, *shape) for name, part, shape in pairs})
 

@@ -5,7 +5,7 @@ scalar products <G_i, D_t> and norms ||G_i||, equal up to rounding:
 
     direct   write G down for a few examples at a time, then multiply: o k (p + q) products
     applied  <G, D> = sum_p δ_p^T D a_p: q o k p products, nothing written down; the best for p = 1
-    gram     ||G||^2 = sum_{p,r} (a_p · a_r) (δ_p · δ_r): p^2 (k + o) products; good for few positions
+    gram     ||G||^2 = sum_{p,r} (a_p · a_r) (δ_p · δ_r): p^2 (k + o) products; for few positions
 
 The cost of each is known before, so the choice needs no clock and is the same on every machine.
 """
@@ -59,7 +59,7 @@ class Factors:
                 dots = self.applied(directions)
         if norms:
             by_gram = norms_by == "gram" or matrices is None
-            squares = self.gram() if by_gram else row_squares(matrices)
+            squares = self.gram() if matrices is None or by_gram else row_squares(matrices)
         return dots, squares
 
     def applied(self, directions: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class FoldedLayer(Conv2dLayer):
         if "scale" in asked:
             stretched = self.inverse * asked["scale"]
             bias = bias + self.offset * stretched
-            matrix = matrix + stretched.unflatten(1, (groups, outputs, 1)) * self.matrix
+            matrix = matrix + torch.unflatten(stretched, 1, (groups, outputs, 1)) * self.matrix
         return {"weight": matrix.contiguous(), "bias": bias}
 
 

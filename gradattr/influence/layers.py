@@ -24,6 +24,9 @@ from gradattr.influence.factors import Factors, products_of
 #: Bytes of weight gradients and patches written down at a time.
 CHUNK_BYTES = 32 * 2**20
 
+#: Products (n, q) and squared norms (n,), each where asked for.
+Pair = tuple[Tensor | None, Tensor | None]
+
 #: By parameter name: one gradient per example (n, ...), or one direction per query (q, ...).
 Gradients = Mapping[str, Tensor]
 
@@ -107,7 +110,8 @@ class FactoredLayer(Layer):
         dots, squares = [], []
         for part in self._chunks(calls):
             factors = self.joined(part)
-            by_weight = by_bias = (None, None)
+            by_weight: Pair = (None, None)
+            by_bias: Pair = (None, None)
             if "weight" in self.names:
                 by_weight = factors.products(asked.get("weight"), norms)
             if "bias" in self.names:
@@ -157,17 +161,19 @@ class Conv2dLayer(FactoredLayer):
         groups = self.conv.groups
         return Factors(
             patches(self.conv, call.inputs),
-            call.grads.permute(0, 2, 3, 1).unflatten(3, (groups, -1)).movedim(3, 1).flatten(2, 3),
+            torch.unflatten(call.grads.permute(0, 2, 3, 1), 3, (groups, -1))
+            .movedim(3, 1)
+            .flatten(2, 3),
         )
 
     def to_weight(self, matrix: Tensor) -> Tensor:
         """Rows (height, width, channel) -> (channel, height, width)."""
         window = self.conv.kernel_size
-        return matrix.flatten(-3, -2).unflatten(-1, (*window, -1)).movedim(-1, -3)
+        return torch.unflatten(matrix.flatten(-3, -2), -1, (*window, -1)).movedim(-1, -3)
 
     def to_matrix(self, weight: Tensor) -> Tensor:
         rows = weight.movedim(-3, -1).flatten(-3)
-        return rows.unflatten(-2, (self.conv.groups, -1))
+        return torch.unflatten(rows, -2, (self.conv.groups, -1))
 
 
 def patches(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -181,14 +187,14 @@ def patches(conv: nn.Conv2d, x: Tensor) -> Tensor:
     x = x.permute(0, 2, 3, 1)
     if conv.kernel_size == (1, 1):
         x = x[:, :: conv.stride[0], :: conv.stride[1]]
-        windows = x.unflatten(3, (conv.groups, -1)).movedim(3, 1)
+        windows = torch.unflatten(x, 3, (conv.groups, -1)).movedim(3, 1)
         return windows.flatten(2, 3)
     for dim, (size, step, gap) in enumerate(
         zip(conv.kernel_size, conv.stride, conv.dilation, strict=True), start=1
     ):
         x = x.unfold(dim, (size - 1) * gap + 1, step)[..., ::gap]
     # (n, height, width, channel, kernel height, kernel width)
-    windows = x.unflatten(3, (conv.groups, -1)).permute(0, 3, 1, 2, 5, 6, 4)
+    windows = torch.unflatten(x, 3, (conv.groups, -1)).permute(0, 3, 1, 2, 5, 6, 4)
     return windows.flatten(4).flatten(2, 3)
 
 

@@ -4,7 +4,7 @@ M = d S / d x_i, the gradient of the score in the pixels of the training image. 
 of the loss at (x_i, y_i) in the parameters and u that of the query,
 
     S = <g, u>                    M = d<g, u>/dx
-    S = <g, u> / (||g|| ||u||)    M = (d<g, u>/dx - <g, u>/||g||^2 * d(||g||^2 / 2)/dx) / (||g|| ||u||)
+    S = <g, u> / (||g|| ||u||)    M = (d<g, u>/dx - <g, u>/||g||^2 d(||g||^2/2)/dx) / (||g|| ||u||)
 
 which is the mixed second-order product ``d/dx <g(x), v>`` with the constant direction
 ``v = (u/||u|| - S g/||g||) / ||g||``. The second term has no query in it: it is made once per
@@ -66,7 +66,7 @@ def tfa_maps(
 
     Raises MethodError for arguments that do not fit together.
     """
-    _check(x, directions, pairs, score, copies, seeds)
+    check_request(x, directions, pairs, score, copies, seeds)
     values = torch.zeros(len(pairs), *x.shape[1:], dtype=x.dtype, device=x.device)
     scores = x.new_zeros(len(pairs))
     undefined = torch.zeros(len(pairs), dtype=torch.bool, device=x.device)
@@ -190,7 +190,7 @@ def slopes(tape: Tape, directions: Sequence[Prepared], score: Score) -> Iterator
         )
 
 
-def _check(
+def check_request(
     x: Tensor,
     directions: Directions,
     pairs: Sequence[tuple[int, int]],

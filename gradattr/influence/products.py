@@ -229,6 +229,6 @@ def choose_parameters(model: nn.Module, patterns: Sequence[str] | None) -> list[
         return names
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            some = ", ".join(names[:3] + ["..."] + names[-3:])
+            some = ", ".join([*names[:3], "...", *names[-3:]])
             raise MethodError(f"no parameter matches '{pattern}'; the model has {some}")
     return [name for name in names if any(fnmatchcase(name, p) for p in patterns)]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gradattr.errors import ModelError
 from gradattr.influence.attention import unroll_attention
-from gradattr.influence.capture import InputChanged, Spread, Watch
+from gradattr.influence.capture import Spread, Watch
 from gradattr.influence.directions import Loss
 from gradattr.influence.fallback import Fallback, parameter_gradients, plain_attention
 from gradattr.influence.folded import fold, foldable
@@ -90,7 +90,9 @@ def wire(model: nn.Module, chosen: Sequence[str], plan: Plan) -> Wiring:
     wanted = set(chosen)
     # Parameters keep their identity through every rewriting, names do not.
     names = {p: name for name, p in every if name in wanted}
-    open_ = {p: n for p, n in names.items() if uses[id(p)] == 1 and n not in plan.uncovered}
+    open_: dict[Tensor, str] = {
+        p: n for p, n in names.items() if uses[id(p)] == 1 and n not in plan.uncovered
+    }
     if plan.attention:
         wiring.attentions = unroll_attention(wiring.model)
     if plan.folding:
@@ -112,7 +114,7 @@ def wire(model: nn.Module, chosen: Sequence[str], plan: Plan) -> Wiring:
     return wiring
 
 
-def _fold(wiring: Wiring, open_: dict[nn.Parameter, str], barred: Collection[int]) -> None:
+def _fold(wiring: Wiring, open_: dict[Tensor, str], barred: Collection[int]) -> None:
     for pair in foldable(wiring.model):
         modules = [wiring.model.get_submodule(name) for name in pair]
         if any(id(p) in barred for module in modules for p in module.parameters()):
@@ -122,7 +124,7 @@ def _fold(wiring: Wiring, open_: dict[nn.Parameter, str], barred: Collection[int
         if layer is not None:
             wiring.layers.append(layer)
         for parameter in done:
-            open_.pop(parameter, None)  # type: ignore[call-overload]
+            open_.pop(parameter, None)
 
 
 def _is_per_example(module: nn.Module) -> bool:
@@ -138,13 +140,19 @@ def find_wiring(
     Raises ModelError for a model that mixes the examples of a batch.
     """
     exact, precision, limit = frozen_copy(model).double(), "float64", AGREE
-    points, labels = _doubled(x[:2]), _doubled(y[:2])
+    x, y = _two(x, y)
+    points, labels = _doubled(x), _doubled(y)
     try:
         oracle = _oracle(exact, chosen, points, labels, loss)
     except (RuntimeError, TypeError, ValueError):
         exact, precision, limit = frozen_copy(model), str(x.dtype).removeprefix("torch."), 0.0
-        limit, points, labels = AGREE_ROUGHLY, x[:2], y[:2]
-        oracle = _oracle(exact, chosen, points, labels, loss)
+        limit, points, labels = AGREE_ROUGHLY, x, y
+        try:
+            oracle = _oracle(exact, chosen, points, labels, loss)
+        except Exception as error:  # whatever a user's model or loss may raise
+            raise ModelError(
+                f"no gradient of the loss by the parameters: {type(error).__name__}: {error}"
+            ) from error
     _check_independence(exact, points, limit)
     plan = Plan()
     while True:
@@ -181,8 +189,6 @@ def _improved(
         watch.consume_spread = keep_spread
         with plain_attention():
             watch.backward(x.clone(), y, loss, keep)
-    except InputChanged as change:
-        return Plan(plan.attention, plan.folding, plan.uncovered | set(change.layer.names.values()))
     except Exception as error:
         return _less(plan, wiring, covered, error)
     scale = 1e-6 * sum(float(value.norm()) for value in oracle.values())
@@ -224,6 +230,13 @@ def _check_independence(model: nn.Module, x: Tensor, limit: float) -> None:
 def _agrees(found: Tensor | None, oracle: Tensor, limit: float, scale: float) -> bool:
     difference = oracle if found is None else found - oracle
     return bool(difference.norm() <= limit * (oracle.norm() + scale))
+
+
+def _two(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Two different examples: whatever goes over the borders of examples shows only with two."""
+    if len(x) > 1:
+        return x[:2], y[:2]
+    return torch.cat([x, x / 2]), torch.cat([y, y])
 
 
 def _doubled(values: Tensor) -> Tensor:
