@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from gradattr.errors import DataError
 from gradattr.retraining.adversary import Adversary, perturb
-from gradattr.retraining.masking import Masking, Scratch
+from gradattr.retraining.masking import Masking
 from gradattr.retraining.team import Team
 from gradattr.seeds import derive_seed
 
@@ -76,7 +76,6 @@ def _evaluate(
     device = next((p.device for p in model.parameters()), x.device)
     was_training = model.training
     model.eval()
-    scratch = Scratch()
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     try:
@@ -84,8 +83,7 @@ def _evaluate(
             rows = slice(start, start + batch_size)
             images = x[rows]
             if masking is not None:
-                bins = scratch.copy("bins", masking.bins[rows].to(images.device))
-                images = masking.apply_(scratch.copy("images", images), bins)
+                images = masking.apply(images, masking.bins[rows].to(images.device))
             images, labels = images.to(device), y[rows].to(device)
             if adversary is not None:
                 seed = derive_seed(0, "robust", start)

@@ -1,4 +1,7 @@
-"""Masks on the fly: which coordinates of each image are kept, and what the others become.
+"""Masks from ranks: which coordinates of each image are kept, and what the others become.
+
+A data set with room for a masked copy in memory is masked once per training; a larger one batch by
+batch, with the same result. Neither is ever written.
 
 Shapes: n images, b of them in a batch, c channels, h x w pixels.
 """
@@ -7,68 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gradattr.errors import DataError
 
 _MOST_BINS = 256
-#: The integers that are as wide as a floating-point number.
-_BITS = {
-    torch.float32: torch.int32,
-    torch.float64: torch.int64,
-    torch.float16: torch.int16,
-    torch.bfloat16: torch.int16,
-}
 
-
-@lru_cache(maxsize=8)
-def _fill(
-    values: tuple[float, ...], dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, bool]:
-    """(c or 1, 1, 1), and whether every bit of it is 0. Kept, because making it takes as long as
-    masking a batch."""
-    fill = torch.tensor(values, dtype=dtype)[:, None, None]
-    zero = not bool(fill.contiguous().view(torch.uint8).any())
-    return fill.to(device), zero
-
-
-class Scratch:
-    """Memory that serves batch after batch. Fresh memory for every batch costs more than the
-    arithmetic that is done in it."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Tensor] = {}
-
-    def like(
-        self, name: str, source: Tensor, dtype: torch.dtype, rows: int | None = None
-    ) -> Tensor:
-        """Uninitialised memory for ``rows`` rows of ``source`` (all); overwritten by the next call
-        with the same name."""
-        shape = (len(source) if rows is None else rows, *source.shape[1:])
-        held = self._kept.get(name)
-        fits = (
-            held is not None
-            and (held.dtype, held.device, held.shape[1:])
-            == (dtype, source.device, source.shape[1:])
-            and len(held) >= shape[0]
-        )
-        if held is None or not fits:
-            held = self._kept[name] = torch.empty(shape, dtype=dtype, device=source.device)
-        return held[: shape[0]]
-
-    def rows(self, name: str, source: Tensor, index: Tensor) -> Tensor:
-        """Rows of ``source``, a copy."""
-        out = self.like(name, source, source.dtype, len(index))
-        return torch.index_select(source, 0, index, out=out)
-
-    def copy(self, name: str, source: Tensor) -> Tensor:
-        """A contiguous copy of ``source``."""
-        return self.like(name, source, source.dtype).copy_(source)
+#: Images masked at a time, so that little else than the copy is in memory.
+_CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -86,50 +38,31 @@ class Masking:
     mask_only: bool = False
     """The control: instead of the image, 1 where it is kept and 0 elsewhere."""
 
-    resolved: bool = False
-    """``bins`` are no bins any more but 255 where a coordinate is kept, and 0 elsewhere."""
-
-    def resolve(self) -> Masking:
-        """The same with the bins looked at once, not in every batch: as many bytes, a copy."""
-        if self.resolved:
-            return self
-        return replace(self, bins=self._kept_(self.bins.clone()), resolved=True)
-
     def apply(self, x: Tensor, bins: Tensor) -> Tensor:
         """Images (b, c, h, w) and their bins (b, c or 1, h, w) -> masked images (b, c, h, w)."""
-        return self.apply_(x.clone(), bins.clone())
-
-    def apply_(self, x: Tensor, bins: Tensor) -> Tensor:
-        """The same in the memory of ``x``; ``bins`` are overwritten."""
-        kept = bins if self.resolved else self._kept_(bins)
+        kept = self._kept(bins)
         if self.mask_only:
-            return x.copy_(kept.clamp_(max=1).expand_as(x))
+            return kept.to(x.dtype).expand(x.shape).contiguous()
         # Adding 0 makes -0 a plain 0.
-        fill, zero = _fill(tuple(float(v) + 0.0 for v in self.fill), x.dtype, x.device)
-        if x.device.type != "cpu" or x.dtype not in _BITS:
-            return torch.where(kept > 0, x, fill, out=x)
-        # On the numbers' bits, because 'where' is not vectorised: the same in a fifth of the time.
-        bits, fill = x.view(_BITS[x.dtype]), fill.view(_BITS[x.dtype])
-        if not zero:
-            bits.bitwise_xor_(fill)
-        # NumPy widens the bytes piece by piece in the processor's cache, torch all of them first.
-        numbers = bits.numpy()
-        np.bitwise_and(numbers, kept.view(torch.int8).numpy(), out=numbers)
-        if not zero:
-            bits.bitwise_xor_(fill)
-        return x
+        fill = torch.tensor([float(value) + 0.0 for value in self.fill], dtype=x.dtype)
+        return torch.where(kept, x, fill.to(x.device)[:, None, None])
 
-    def _kept_(self, bins: Tensor) -> Tensor:
-        """uint8 in the memory of ``bins``: 255 where a coordinate is kept, 0 elsewhere."""
+    def masked_copy(self, x: Tensor) -> Tensor:
+        """The whole data set (n, c, h, w), masked."""
+        copy = torch.empty_like(x)
+        for start in range(0, len(x), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            copy[rows] = self.apply(x[rows], self.bins[rows].to(x.device))
+        return copy
+
+    def _kept(self, bins: Tensor) -> Tensor:
+        """bool, of the shape of ``bins``."""
         low, high = self.keep
         width = high - low
         if width <= 0 or width >= _MOST_BINS:
-            return bins.fill_(255 if width > 0 else 0)
-        # Bytes wrap around, so all below 'low' come last; then 0 is what was 'width' or more.
-        # Arithmetic on bytes is vectorised on a CPU, comparisons are not.
-        if low:
-            bins.sub_(low)
-        return bins.clamp_(max=width).sub_(width).clamp_(max=1).neg_()
+            return torch.full_like(bins, width > 0, dtype=torch.bool)
+        # Bytes wrap around, so all below 'low' come last: one comparison in place of two.
+        return bins - low < width
 
     def to(self, device: torch.device) -> Masking:
         """The same with the bins on ``device``."""

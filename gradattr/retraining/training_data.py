@@ -15,13 +15,17 @@ from torch import Tensor, nn
 from gradattr.errors import DataError
 from gradattr.retraining import augmentation
 from gradattr.retraining.adversary import random_start
-from gradattr.retraining.masking import Masking, Scratch
+from gradattr.retraining.masking import Masking
 from gradattr.retraining.recipe import Recipe
 from gradattr.retraining.team import Team
 from gradattr.seeds import derive_seed
 
 #: Share of a GPU's free memory that a data set may take; above it, batches are copied one by one.
 _RESIDENT_SHARE = 0.5
+
+#: Bytes of a data set on the CPU that is masked as a whole, a copy; a larger one is masked batch by
+#: batch, which costs a small network on small images up to a sixth of an epoch.
+MASKED_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -53,15 +57,17 @@ class TrainingData:
     ) -> TrainingData:
         """The data set on the device if there is room for it, else where it is."""
         x = resident(x, device)
-        if masking is not None:
-            masking = (masking.to(device) if x.device == device else masking).resolve()
+        if masking is not None and x.device == device:
+            masking = masking.to(device)
+            # Where a data set is on a GPU, there is room for a copy too.
+            if device.type != "cpu" or x.nbytes <= MASKED_BYTES:
+                x, masking = masking.masked_copy(x), None
         return cls(x, y.to(device), masking, device)
 
     def batches(
         self, recipe: Recipe, epoch: int, team: Team, layout: torch.memory_format
     ) -> Iterator[TrainingBatch]:
-        """This process' share of every batch of an epoch; its memory serves the next one again."""
-        scratch = Scratch()
+        """This process' share of every batch of an epoch."""
         count = len(self.y)
         generator = torch.Generator().manual_seed(derive_seed(recipe.seed, "order", epoch))
         order = torch.randperm(count, generator=generator)
@@ -70,7 +76,7 @@ class TrainingData:
         for begin, end in batch_bounds(count, recipe.batch_size):
             part, weight = team.share(end - begin)
             rows = order[begin:end][part]
-            x = self._images(rows, scratch)
+            x = self._images(rows)
             if augment is not None and draws is not None:
                 x = augmentation.apply(augment, x, draws.select(rows))
             if x.dim() == 4:
@@ -89,12 +95,11 @@ class TrainingData:
         seed = derive_seed(recipe.seed, "adversary", epoch, begin)
         return random_start(recipe.adversary, (end - begin, *self.x.shape[1:]), seed)
 
-    def _images(self, rows: Tensor, scratch: Scratch) -> Tensor:
+    def _images(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.x.device)
-        x = scratch.rows("images", self.x, rows)
+        x = self.x.index_select(0, rows)
         if self.masking is not None:
-            bins = scratch.rows("bins", self.masking.bins, rows)
-            x = self.masking.apply_(x, bins)
+            x = self.masking.apply(x, self.masking.bins.index_select(0, rows))
         return x.to(self.device)
 
 
