@@ -19,6 +19,7 @@ import torch
 
 from gradattr.cli.output import print_table
 from gradattr.data import index_data, load_all
+from gradattr.errors import GradattrError
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.data import Preprocess
 from gradattr.metrics.theory import BlockMagnitudes, block_magnitudes
@@ -68,4 +69,8 @@ def main(*overrides: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except GradattrError as error:
+        print(f"check_theory: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -38,3 +38,11 @@ def test_jobs_hold_no_classes_and_are_no_package() -> None:
     assert not (ROOT / "jobs/__init__.py").exists()
     for path in (ROOT / "jobs").glob("*.py"):
         assert not any(line.startswith("class ") for line in path.read_text().splitlines())
+
+
+def test_a_mistaken_override_of_the_theory_check_is_told_without_a_traceback() -> None:
+    done = _job("check_theory", "store.urll=elsewhere")
+    assert done.returncode == 2
+    assert done.stderr.startswith("check_theory: ")
+    assert "did you mean 'url'?" in done.stderr
+    assert "Traceback" not in done.stderr
