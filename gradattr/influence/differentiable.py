@@ -17,22 +17,22 @@ from gradattr.errors import MethodError
 from gradattr.influence.directions import Directions, Loss
 from gradattr.influence.factors import products_of
 from gradattr.influence.fallback import plain_attention
-from gradattr.influence.layers import Call, Gradients, Layer
+from gradattr.influence.layers import Call, Gradients, Layer, Prepared
 from gradattr.influence.wiring import Wiring, laid_out
 
 
 @dataclass
-class Prepared:
+class Direction:
     """One direction u (of a block's q), laid out for every layer of a wiring."""
 
     values: Gradients
-    by_layer: Mapping[Layer, Gradients]
+    by_layer: Mapping[Layer, Prepared]
     norm: float
 
     @classmethod
-    def of(cls, wiring: Wiring, directions: Directions, number: int) -> Prepared:
+    def of(cls, wiring: Wiring, directions: Directions, number: int) -> Direction:
         one = directions.rows(slice(number, number + 1))
-        by_layer = {layer: layer.prepare(one.values) for layer in wiring.layers}
+        by_layer = {layer: layer.prepare(one) for layer in wiring.layers}
         return cls(one.values, by_layer, float(one.norms()))
 
 
@@ -77,7 +77,7 @@ class Tape:
             tape.leaf = _one(found, middle)
         return tape
 
-    def dots(self, direction: Prepared) -> Tensor:
+    def dots(self, direction: Direction) -> Tensor:
         """<g_i, u>: (n,), with a graph."""
         with torch.enable_grad():
             parts = [

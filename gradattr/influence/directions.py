@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gradattr.errors import MethodError
+from gradattr.influence.factors import Factors
 
 #: (model outputs (n, classes), labels (n, ...)) -> one number per example (n,), to be made small.
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -20,6 +21,9 @@ class Directions:
     """q vectors in parameter space: {parameter name: (q, *parameter shape)}. Not normalised."""
 
     values: dict[str, Tensor]
+    #: Of gradients: the factors of some weights' gradients, by parameter name. Redundant; products
+    #: with training gradients are cheaper where there are few positions.
+    factors: dict[str, Factors] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
@@ -31,7 +35,8 @@ class Directions:
 
     def rows(self, rows: slice) -> Directions:
         """Some of the directions; views, no copies."""
-        return Directions({name: value[rows] for name, value in self.values.items()})
+        kept = {n: Factors(f.inputs[rows], f.grads[rows]) for n, f in self.factors.items()}
+        return Directions({name: value[rows] for name, value in self.values.items()}, kept)
 
     def scaled(self, factors: Tensor) -> Directions:
         """Each direction times its factor (q,)."""

@@ -5,7 +5,8 @@ scalar products <G_i, D_t> and norms ||G_i||, equal up to rounding:
 
     direct   write G down for a few examples at a time, then multiply: o k (p + q) products
     applied  <G, D> = sum_p δ_p^T D a_p: q o k p products, nothing written down; the best for p = 1
-    gram     ||G||^2 = sum_{p,r} (a_p · a_r) (δ_p · δ_r): p^2 (k + o) products; for few positions
+    gram     ||G||^2 = sum_{p,r} (a_p · a_r) (δ_p · δ_r): p^2 (k + o) products; for few positions,
+             and for <G_i, G_t> with a query whose factors have been kept
 
 The cost of each is known before, so the choice needs no clock and is the same on every machine.
 """
@@ -36,6 +37,13 @@ class Factors:
             torch.cat([part.grads for part in parts], 2),
         )
 
+    @classmethod
+    def stacked(cls, parts: Sequence[Factors]) -> Factors:
+        """Several batches of examples: one after another."""
+        return cls(
+            torch.cat([part.inputs for part in parts]), torch.cat([part.grads for part in parts])
+        )
+
     def matrices(self) -> Tensor:
         """The gradients themselves (n, g, o, k)."""
         return self.grads.transpose(2, 3) @ self.inputs
@@ -43,24 +51,6 @@ class Factors:
     def sums(self) -> Tensor:
         """Gradients of the bias (n, g o)."""
         return self.grads.sum(2).flatten(1)
-
-    def products(
-        self, directions: Tensor | None, norms: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """With directions (q, g, o, k): scalar products (n, q) and squared norms (n,)."""
-        queries = 0 if directions is None else len(directions)
-        dots_by, norms_by = cheapest(self, queries, norms)
-        matrices = self.matrices().flatten(1) if "direct" in (dots_by, norms_by) else None
-        dots = squares = None
-        if directions is not None:
-            if dots_by == "direct" and matrices is not None:
-                dots = matrices @ directions.flatten(1).T
-            else:
-                dots = self.applied(directions)
-        if norms:
-            by_gram = norms_by == "gram" or matrices is None
-            squares = self.gram() if matrices is None or by_gram else row_squares(matrices)
-        return dots, squares
 
     def applied(self, directions: Tensor) -> Tensor:
         """sum_p δ_p^T D_t a_p: (n, q)."""
@@ -76,29 +66,57 @@ class Factors:
         grads = self.grads @ self.grads.transpose(2, 3)
         return (inputs * grads).sum((1, 2, 3))
 
+    def against(self, queries: Factors) -> Tensor:
+        """Scalar products (n, q) with gradients that are factors themselves."""
+        n, groups, positions, _ = self.inputs.shape
+        shape = (groups, n, positions, len(queries.inputs), -1)
+        inputs = self._side_by_side(self.inputs) @ self._side_by_side(queries.inputs).mT
+        grads = self._side_by_side(self.grads) @ self._side_by_side(queries.grads).mT
+        return (inputs * grads).view(shape).sum((0, 2, 4))
 
-def cheapest(factors: Factors, queries: int, norms: bool) -> tuple[str, str]:
-    """How to form the scalar products ('direct' or 'applied') and the norms ('direct', 'gram')."""
-    _, _, positions, inputs = factors.inputs.shape
-    outputs = factors.grads.shape[3]
-    matrix = outputs * inputs
-    direct = matrix * positions
-    applied = matrix * positions * queries + outputs * positions * queries
-    gram = positions * positions * (inputs + outputs) if norms else 0
-    costs = {
-        ("direct", "direct"): direct + matrix * (queries + int(norms)),
-        ("direct", "gram"): direct + matrix * queries + gram if queries else gram,
-        ("applied", "direct"): applied + (direct + matrix if norms else 0),
-        ("applied", "gram"): applied + gram,
-    }
-    best = min(costs, key=lambda forms: costs[forms])
-    dots_by, norms_by = best
-    return (dots_by if queries else "applied", norms_by if norms else "gram")
+    @staticmethod
+    def _side_by_side(values: Tensor) -> Tensor:
+        """(n, g, p, d) -> (g, n p, d)."""
+        return values.transpose(0, 1).flatten(1, 2)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of one example's factors: positions p, inputs k and outputs o of one group."""
+
+    positions: int
+    inputs: int
+    outputs: int
+
+    @property
+    def few_positions(self) -> bool:
+        """Whether factors are smaller than the matrix, and their products cheaper."""
+        return self.positions * (self.inputs + self.outputs) < self.inputs * self.outputs
+
+
+def cheapest(size: Size, queries: int, norms: bool, query_positions: int = 0) -> tuple[str, str]:
+    """How to form the scalar products ('direct', 'applied', 'gram') and the norms ('direct',
+    'gram'). ``query_positions``: of the queries' own factors, 0 if there are none."""
+    matrix, both = size.outputs * size.inputs, size.outputs + size.inputs
+    write = matrix * size.positions
+    dots = {"applied": queries * (write + size.outputs * size.positions)}
+    if query_positions:
+        dots["gram"] = queries * size.positions * query_positions * both
+    squares = {"gram": size.positions**2 * both} if norms else {"gram": 0}
+    costs = {(d, s): dots[d] + squares[s] for d in dots for s in squares}
+    if queries:
+        costs |= {("direct", s): write + matrix * queries + squares[s] for s in squares}
+    if norms:
+        costs |= {(d, "direct"): dots[d] + write + matrix for d in dots}
+        costs["direct", "direct"] = write + matrix * (queries + 1)
+    return min(costs, key=lambda forms: costs[forms])
 
 
 def row_squares(matrices: Tensor) -> Tensor:
-    """Squared Euclidean norms of rows: (n, d) -> (n,)."""
-    return torch.linalg.vecdot(matrices, matrices)
+    """Squared Euclidean norms: (..., d) -> (...)."""
+    if matrices.requires_grad:
+        return (matrices * matrices).sum(-1)
+    return torch.linalg.vector_norm(matrices, dim=-1).square()
 
 
 def products_of(

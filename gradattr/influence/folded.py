@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from gradattr.influence.factors import row_squares
-from gradattr.influence.layers import Call, Conv2dLayer, Gradients, Layer
+from gradattr.influence.directions import Directions
+from gradattr.influence.factors import Factors, row_squares
+from gradattr.influence.layers import Call, Conv2dLayer, Layer, Prepared
 
 
 class FoldedLayer(Conv2dLayer):
@@ -39,8 +40,7 @@ class FoldedLayer(Conv2dLayer):
         self.matrix = self.to_matrix(conv.weight.detach())
 
     def gradients(self, calls: Sequence[Call]) -> dict[str, Tensor]:
-        factors = self.joined(calls)
-        matrices, sums = factors.matrices(), factors.sums()
+        matrices, sums = self.matrices(calls), self.sums(calls)
         own = {"bias": self.scale * sums, "shift": sums}
         if "scale" in self.names:
             own["scale"] = self._scale_gradient(matrices, sums)
@@ -48,16 +48,18 @@ class FoldedLayer(Conv2dLayer):
             own["weight"] = self.to_weight(matrices) * self.scale[:, None, None, None]
         return self._renamed(own)
 
+    def kept_factors(self, calls: Sequence[Call]) -> dict[str, Factors]:
+        return {}
+
     def products(
-        self, calls: Sequence[Call], prepared: Gradients | None, norms: bool
+        self, calls: Sequence[Call], prepared: Prepared | None, norms: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         dots, squares = [], []
         for part in self._chunks(calls):
-            factors = self.joined(part)
-            matrices, sums = factors.matrices(), factors.sums()
+            matrices, sums = self.matrices(part), self.sums(part)
             if prepared is not None:
-                along = matrices.flatten(1) @ prepared["weight"].flatten(1).T
-                dots.append(along + sums @ prepared["bias"].T)
+                along = matrices.flatten(1) @ prepared.values["weight"].flatten(1).T
+                dots.append(along + sums @ prepared.values["bias"].T)
             if norms:
                 squares.append(self._squares(matrices, sums))
         return (torch.cat(dots) if dots else None), (torch.cat(squares) if squares else None)
@@ -75,12 +77,12 @@ class FoldedLayer(Conv2dLayer):
         return total
 
     def _scale_gradient(self, matrices: Tensor, sums: Tensor) -> Tensor:
-        along = torch.linalg.vecdot(matrices, self.matrix).flatten(1)
+        along = torch.einsum("ngok,gok->ngo", matrices, self.matrix).flatten(1)
         return self.inverse * (along + self.offset * sums)
 
-    def prepare(self, directions: Gradients) -> dict[str, Tensor]:
+    def prepare(self, directions: Directions) -> Prepared:
         """Directions of the four parameters -> of W' (q, g, o, k) and b' (q, channels)."""
-        asked = {short: directions[name] for short, name in self.names.items()}
+        asked = {short: directions.values[name] for short, name in self.names.items()}
         queries = len(next(iter(asked.values())))
         groups, outputs, _ = self.matrix.shape
         bias = self.scale.new_zeros(queries, groups * outputs)
@@ -95,7 +97,7 @@ class FoldedLayer(Conv2dLayer):
             stretched = self.inverse * asked["scale"]
             bias = bias + self.offset * stretched
             matrix = matrix + torch.unflatten(stretched, 1, (groups, outputs, 1)) * self.matrix
-        return {"weight": matrix.contiguous(), "bias": bias}
+        return Prepared({"weight": matrix.contiguous(), "bias": bias})
 
 
 def foldable(model: nn.Module) -> list[tuple[str, str]]:

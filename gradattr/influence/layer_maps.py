@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradattr.errors import MethodError
-from gradattr.influence.differentiable import Prepared, Tape
+from gradattr.influence.differentiable import Direction, Tape
 from gradattr.influence.directions import Directions, query_loss
 from gradattr.influence.maps import Maps, NoisyCopies, Score, blocks, check_request, slopes
 from gradattr.influence.products import GradientProducts
@@ -55,7 +55,7 @@ def layer_maps(
     middle = wiring.model.get_submodule(layer)
     size = batch_size or max(1, (products.batch_size or 1) // 2)
     for block in blocks(pairs, seeds):
-        prepared = [Prepared.of(wiring, directions, query) for query in block.queries]
+        prepared = [Direction.of(wiring, directions, query) for query in block.queries]
         for rows in block.batches(copies, size):
             images = NoisyCopies(copies, sigma).of(x, rows)
             labels = y[[row.image for row in rows]]

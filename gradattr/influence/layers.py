@@ -19,10 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradattr.influence.factors import Factors, products_of
+from gradattr.influence.directions import Directions
+from gradattr.influence.factors import Factors, Size, cheapest, products_of, row_squares
 
 #: Bytes of weight gradients and patches written down at a time.
 CHUNK_BYTES = 32 * 2**20
+#: From so many positions on a convolution's gradients are made image by image.
+MANY_POSITIONS = 256
 
 #: Products (n, q) and squared norms (n,), each where asked for.
 Pair = tuple[Tensor | None, Tensor | None]
@@ -37,6 +40,14 @@ class Call:
 
     inputs: Tensor
     grads: Tensor
+
+
+@dataclass
+class Prepared:
+    """Directions as one layer wants them, and the factors of its weight's if they were kept."""
+
+    values: dict[str, Tensor]
+    factors: Factors | None = None
 
 
 class Layer(ABC):
@@ -54,16 +65,21 @@ class Layer(ABC):
     def gradients(self, calls: Sequence[Call]) -> dict[str, Tensor]:
         """{parameter name: (n, *its shape)}; the calls of one batch add up."""
 
-    def prepare(self, directions: Gradients) -> dict[str, Tensor]:
+    def kept_factors(self, calls: Sequence[Call]) -> dict[str, Factors]:
+        """What to keep with a direction beside its gradients, to make products cheaper."""
+        return {}
+
+    def prepare(self, directions: Directions) -> Prepared:
         """The part of the directions that is this layer's, laid out for ``products``. Once for
         many batches."""
-        return {name: directions[name].flatten(1) for name in self.names.values()}
+        return Prepared({name: directions.values[name] for name in self.names.values()})
 
     def products(
-        self, calls: Sequence[Call], prepared: Gradients | None, norms: bool
+        self, calls: Sequence[Call], prepared: Prepared | None, norms: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """Scalar products with the directions (n, q), and squared norms (n,); None if not asked."""
-        return products_of(self.gradients(calls), prepared, norms)
+        values = None if prepared is None else prepared.values
+        return products_of(self.gradients(calls), values, norms)
 
     def _renamed(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: own[short] for short, name in self.names.items()}
@@ -88,48 +104,97 @@ class FactoredLayer(Layer):
         """All calls at once: a layer that is used twice has twice the positions."""
         return Factors.joined([self.factors(call) for call in calls])
 
+    def matrices(self, calls: Sequence[Call]) -> Tensor:
+        """Gradients of the weight (n, g, o, k)."""
+        return self.joined(calls).matrices()
+
     def gradients(self, calls: Sequence[Call]) -> dict[str, Tensor]:
-        factors = self.joined(calls)
         own = {}
         if "weight" in self.names:
-            own["weight"] = self.to_weight(factors.matrices())
+            own["weight"] = self.to_weight(self.matrices(calls))
         if "bias" in self.names:
-            own["bias"] = factors.sums()
+            own["bias"] = self.sums(calls)
         return self._renamed(own)
 
-    def prepare(self, directions: Gradients) -> dict[str, Tensor]:
-        own = {short: directions[name] for short, name in self.names.items()}
+    def sums(self, calls: Sequence[Call]) -> Tensor:
+        """Gradients of the bias (n, channels)."""
+        return torch.stack([self._summed(call.grads) for call in calls]).sum(0)
+
+    def prepare(self, directions: Directions) -> Prepared:
+        own = {short: directions.values[name] for short, name in self.names.items()}
+        kept = None
         if "weight" in own:
+            kept = directions.factors.get(self.names["weight"])
             own["weight"] = self.to_matrix(own["weight"]).contiguous()
-        return own
+        return Prepared(own, kept)
 
     def products(
-        self, calls: Sequence[Call], prepared: Gradients | None, norms: bool
+        self, calls: Sequence[Call], prepared: Prepared | None, norms: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        asked = prepared or {}
         dots, squares = [], []
         for part in self._chunks(calls):
-            factors = self.joined(part)
             by_weight: Pair = (None, None)
             by_bias: Pair = (None, None)
             if "weight" in self.names:
-                by_weight = factors.products(asked.get("weight"), norms)
+                by_weight = self._weight_products(part, prepared, norms)
             if "bias" in self.names:
-                biases = {"bias": asked["bias"]} if asked else None
-                by_bias = products_of({"bias": factors.sums()}, biases, norms)
+                biases = None if prepared is None else {"bias": prepared.values["bias"]}
+                by_bias = products_of({"bias": self.sums(part)}, biases, norms)
             dots.append(_added(by_weight[0], by_bias[0]))
             squares.append(_added(by_weight[1], by_bias[1]))
         return _joined(dots), _joined(squares)
 
-    def _chunks(self, calls: Sequence[Call]) -> Iterator[list[Call]]:
-        """A few examples at a time: patches and matrices are larger than what was captured."""
-        n = len(calls[0].inputs)
+    def kept_factors(self, calls: Sequence[Call]) -> dict[str, Factors]:
+        """{parameter name: factors} of the weight, if they are worth keeping with a direction."""
+        if "weight" not in self.names or not self.size(calls).few_positions:
+            return {}
+        return {self.names["weight"]: self.joined(calls)}
+
+    def size(self, calls: Sequence[Call]) -> Size:
+        """Positions, inputs and outputs of one example."""
         weight = self.module.weight
         assert isinstance(weight, Tensor)
-        positions = sum(call.grads[0].numel() for call in calls) // len(weight)
         groups = getattr(self.module, "groups", 1)
-        values = weight.numel() + positions * (groups * weight[0].numel() + len(weight))
-        size = max(1, CHUNK_BYTES // (values * weight.element_size()))
+        positions = sum(call.grads[0].numel() for call in calls) // len(weight)
+        return Size(positions, weight[0].numel(), len(weight) // groups)
+
+    def _weight_products(
+        self, calls: Sequence[Call], prepared: Prepared | None, norms: bool
+    ) -> Pair:
+        directions = None if prepared is None else prepared.values["weight"]
+        kept = None if prepared is None else prepared.factors
+        queries = 0 if directions is None else len(directions)
+        positions = 0 if kept is None else kept.inputs.shape[2]
+        dots_by, norms_by = cheapest(self.size(calls), queries, norms, positions)
+        matrices = factors = None
+        if "direct" in (dots_by, norms_by):
+            matrices = self.matrices(calls).flatten(1)
+        if {dots_by, norms_by} != {"direct"}:
+            factors = self.joined(calls)
+        dots = squares = None
+        if directions is not None:
+            if dots_by == "direct" and matrices is not None:
+                dots = matrices @ directions.flatten(1).T
+            elif factors is not None:
+                gram = dots_by == "gram" and kept is not None
+                dots = factors.against(kept) if gram and kept else factors.applied(directions)
+        if norms:
+            if norms_by == "direct" and matrices is not None:
+                squares = row_squares(matrices)
+            elif factors is not None:
+                squares = factors.gram()
+        return dots, squares
+
+    @abstractmethod
+    def _summed(self, grads: Tensor) -> Tensor:
+        """Sum over positions: (n, ...) -> (n, channels)."""
+
+    def _chunks(self, calls: Sequence[Call]) -> Iterator[list[Call]]:
+        """A few examples at a time: patches and matrices are larger than what was captured."""
+        n, one = len(calls[0].inputs), self.size(calls)
+        groups = getattr(self.module, "groups", 1)
+        values = one.inputs * one.outputs + one.positions * (one.inputs + one.outputs)
+        size = max(1, CHUNK_BYTES // (groups * values * calls[0].inputs.element_size()))
         for first in range(0, n, size):
             rows = slice(first, first + size)
             yield [Call(call.inputs[rows], call.grads[rows]) for call in calls]
@@ -142,6 +207,9 @@ class LinearLayer(FactoredLayer):
         a, grads = call.inputs, call.grads
         n = len(a)
         return Factors(a.reshape(n, 1, -1, a.shape[-1]), grads.reshape(n, 1, -1, grads.shape[-1]))
+
+    def _summed(self, grads: Tensor) -> Tensor:
+        return grads.flatten(1, -2).sum(1) if grads.dim() > 2 else grads
 
     def to_weight(self, matrix: Tensor) -> Tensor:
         return matrix.squeeze(-3)
@@ -165,6 +233,37 @@ class Conv2dLayer(FactoredLayer):
             .movedim(3, 1)
             .flatten(2, 3),
         )
+
+    def matrices(self, calls: Sequence[Call]) -> Tensor:
+        """Where an image has many positions torch's own kernel, one image at a time, is faster than
+        writing patches down: 1.1 to 1.6 times, measured at 256 and more on a CPU."""
+        (call, *more) = calls
+        many = self.size(calls).positions >= MANY_POSITIONS
+        if more or not many or torch.is_grad_enabled() or self.conv.padding_mode != "zeros":
+            return super().matrices(calls)
+        if isinstance(self.conv.padding, str):
+            return super().matrices(calls)
+        return self.to_matrix(torch.stack([self._one(call, row) for row in range(len(call.grads))]))
+
+    def _one(self, call: Call, row: int) -> Tensor:
+        conv, rows = self.conv, slice(row, row + 1)
+        found: Tensor = torch.ops.aten.convolution_backward(
+            call.grads[rows],
+            call.inputs[rows],
+            conv.weight,
+            None,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            False,
+            [0, 0],
+            conv.groups,
+            [False, True, False],
+        )[1]
+        return found
+
+    def _summed(self, grads: Tensor) -> Tensor:
+        return grads.sum((2, 3))
 
     def to_weight(self, matrix: Tensor) -> Tensor:
         """Rows (height, width, channel) -> (channel, height, width)."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gradattr.errors import MethodError
-from gradattr.influence.differentiable import Prepared, Tape
+from gradattr.influence.differentiable import Direction, Tape
 from gradattr.influence.directions import Directions
 from gradattr.influence.products import GradientProducts
 from gradattr.seeds import derive_seed
@@ -76,7 +76,7 @@ def tfa_maps(
     size = batch_size or max(1, (products.batch_size or 1) // 2)
     noise = NoisyCopies(copies, sigma)
     for block in blocks(pairs, seeds):
-        prepared = [Prepared.of(wiring, directions, query) for query in block.queries]
+        prepared = [Direction.of(wiring, directions, query) for query in block.queries]
         for rows in block.batches(copies, size):
             images = noise.of(x, rows)
             labels = y[[row.image for row in rows]]
@@ -163,7 +163,7 @@ class Slopes:
     undefined: Tensor
 
 
-def slopes(tape: Tape, directions: Sequence[Prepared], score: Score) -> Iterator[Slopes]:
+def slopes(tape: Tape, directions: Sequence[Direction], score: Score) -> Iterator[Slopes]:
     """d S / d leaf for every row of the tape, one direction after another."""
     shape = (-1, *[1] * (tape.leaf.dim() - 1))
     if score == "cos":

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from gradattr.errors import MethodError, ModelError
 from gradattr.influence.directions import Directions, Loss, cross_entropy, query_loss
-from gradattr.influence.factors import products_of
-from gradattr.influence.layers import Call, Gradients, Layer
+from gradattr.influence.factors import Factors, products_of
+from gradattr.influence.layers import Call, Gradients, Layer, Prepared
 from gradattr.influence.wiring import Plan, Wiring, find_wiring, frozen_copy, laid_out, wire
 
 #: Bytes that layers keep for one batch: 64 images of 32 pixels in a ResNet-20, 8 of 224 in a
@@ -65,13 +65,19 @@ class GradientProducts:
         loss = query_loss(target, self.loss)
         shapes = self.parameter_shapes()
         values = {name: x.new_zeros(len(x), *shape) for name, shape in shapes.items()}
+        factors: dict[str, list[Factors]] = {}
 
         def keep(rows: slice, gradients: dict[str, Tensor]) -> None:
             for name, value in gradients.items():
                 values[name][rows] = value
 
-        self.visit_gradients(x, y, keep, loss=loss)
-        return Directions(values)
+        def note(layer: Layer, calls: list[Call]) -> None:
+            for name, more in layer.kept_factors(calls).items():
+                factors.setdefault(name, []).append(more)
+
+        self.visit_gradients(x, y, keep, loss=loss, note=note)
+        joined = {name: Factors.stacked(parts) for name, parts in factors.items()}
+        return Directions(values, joined)
 
     def dots(self, x: Tensor, y: Tensor, directions: Directions) -> Tensor:
         """<g_i, u_t>: (n, q)."""
@@ -86,16 +92,25 @@ class GradientProducts:
         return self._products(x, y, directions, norms=True)
 
     def visit_gradients(
-        self, x: Tensor, y: Tensor, consume: ConsumeGradients, *, loss: Loss | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        consume: ConsumeGradients,
+        *,
+        loss: Loss | None = None,
+        note: Callable[[Layer, list[Call]], None] | None = None,
     ) -> None:
         """Hand on the gradients themselves, some rows of one layer at a time, as they come.
 
         ``consume(rows, {name: (rows, *shape)})``; a layer that the loss does not reach is left out.
+        ``note`` sees the layers themselves.
         """
         for rows, wiring in self._batches(x, y):
 
             def by_layer(layer: Layer, calls: list[Call], rows: slice = rows) -> None:
                 consume(rows, layer.gradients(calls))
+                if note is not None:
+                    note(layer, calls)
 
             def by_example(part: slice, values: dict[str, Tensor], first: int = rows.start) -> None:
                 consume(slice(first + part.start, first + part.stop), values)
@@ -132,12 +147,12 @@ class GradientProducts:
         dots = torch.zeros(len(x), queries, dtype=torch.float64, device=x.device)
         squares = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         values = None if directions is None else directions.values
-        prepared: dict[Layer, Gradients | None] = {}
+        prepared: dict[Layer, Prepared | None] = {}
 
         for rows, wiring in self._batches(x, y):
             if not prepared:
                 prepared = {
-                    layer: None if values is None else layer.prepare(values)
+                    layer: None if directions is None else layer.prepare(directions)
                     for layer in wiring.layers
                 }
             into = _Sums(dots[rows], squares[rows], norms, values, prepared)
@@ -203,7 +218,7 @@ class _Sums:
     squares: Tensor
     norms: bool
     values: Gradients | None
-    prepared: Mapping[Layer, Gradients | None]
+    prepared: Mapping[Layer, Prepared | None]
 
     def layer(self, layer: Layer, calls: list[Call]) -> None:
         self._add(slice(None), layer.products(calls, self.prepared[layer], self.norms))

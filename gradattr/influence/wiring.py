@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from gradattr.errors import ModelError
 from gradattr.influence.attention import unroll_attention
 from gradattr.influence.capture import Spread, Watch
 from gradattr.influence.directions import Loss
+from gradattr.influence.factors import Size
 from gradattr.influence.fallback import Fallback, parameter_gradients, plain_attention
 from gradattr.influence.folded import fold, foldable
 from gradattr.influence.layers import LAYERS, Call, Layer
@@ -37,6 +38,8 @@ class Plan:
     attention: bool = True
     folding: bool = True
     uncovered: frozenset[str] = frozenset()
+    #: Convolutions with few positions: their factors are worth more than one layer less.
+    apart: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -117,6 +120,8 @@ def wire(model: nn.Module, chosen: Sequence[str], plan: Plan) -> Wiring:
 def _fold(wiring: Wiring, open_: dict[Tensor, str], barred: Collection[int]) -> None:
     for pair in foldable(wiring.model):
         modules = [wiring.model.get_submodule(name) for name in pair]
+        if pair[0] in wiring.plan.apart:
+            continue
         if any(id(p) in barred for module in modules for p in module.parameters()):
             continue
         layer, done = fold(wiring.model, pair, open_)
@@ -154,7 +159,7 @@ def find_wiring(
                 f"no gradient of the loss by the parameters: {type(error).__name__}: {error}"
             ) from error
     _check_independence(exact, points, limit)
-    plan = Plan()
+    plan = Plan(apart=_few_positions(exact, points))
     while True:
         changed = _improved(exact, plan, chosen, (points, labels, loss), oracle, limit)
         if changed == plan:
@@ -193,20 +198,20 @@ def _improved(
         return _less(plan, wiring, covered, error)
     scale = 1e-6 * sum(float(value.norm()) for value in oracle.values())
     wrong = {name for name in covered if not _agrees(found.get(name), oracle[name], limit, scale)}
-    return Plan(plan.attention, plan.folding, plan.uncovered | wrong)
+    return replace(plan, uncovered=plan.uncovered | wrong)
 
 
 def _less(plan: Plan, wiring: Wiring, covered: set[str], error: Exception) -> Plan:
     """After a pass that failed: without the boldest rewriting that was made."""
     if wiring.attentions and plan.attention:
-        return Plan(False, plan.folding, plan.uncovered)
+        return replace(plan, attention=False)
     if wiring.spread:
-        return Plan(plan.attention, plan.folding, plan.uncovered | {s.name for s in wiring.spread})
+        return replace(plan, uncovered=plan.uncovered | {s.name for s in wiring.spread})
     if wiring.folds and plan.folding:
-        return Plan(plan.attention, False, plan.uncovered)
+        return replace(plan, folding=False)
     if covered <= plan.uncovered:
         raise error
-    return Plan(plan.attention, plan.folding, plan.uncovered | covered)
+    return replace(plan, uncovered=plan.uncovered | covered)
 
 
 def _oracle(
@@ -230,6 +235,29 @@ def _check_independence(model: nn.Module, x: Tensor, limit: float) -> None:
 def _agrees(found: Tensor | None, oracle: Tensor, limit: float, scale: float) -> bool:
     difference = oracle if found is None else found - oracle
     return bool(difference.norm() <= limit * (oracle.norm() + scale))
+
+
+def _few_positions(model: nn.Module, x: Tensor) -> frozenset[str]:
+    """Convolutions whose gradients are smaller as factors than as matrices, by name."""
+    found: set[str] = set()
+
+    def look(name: str, conv: nn.Conv2d, output: Tensor) -> None:
+        one = Size(output[0, 0].numel(), conv.weight[0].numel(), len(conv.weight) // conv.groups)
+        if one.few_positions:
+            found.add(name)
+
+    handles = [
+        module.register_forward_hook(lambda m, _, out, name=name: look(name, m, out))
+        for name, module in model.named_modules()
+        if type(module) is nn.Conv2d
+    ]
+    try:
+        with torch.no_grad():
+            model(x[:1].clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return frozenset(found)
 
 
 def _two(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
