@@ -102,7 +102,8 @@ def panels_of(
 def plot_curves(panels: Sequence[Panel], path: str | Path, *, pred_power: bool = False) -> Path:
     """Draw the panels side by side into a .png, .svg or .pdf file; return its path.
 
-    ``pred_power`` adds a second row. UsageError: no panels, or another kind of file.
+    ``pred_power`` adds a second row. UsageError: no panels, another kind of file, or one
+    that cannot be written.
     """
     target = Path(path)
     kind = target.suffix.lower().removeprefix(".")
@@ -118,7 +119,10 @@ def plot_curves(panels: Sequence[Panel], path: str | Path, *, pred_power: bool =
     metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
     with matplotlib.rc_context({"svg.hashsalt": "gradattr"}):
         figure.savefig(buffer, format=kind, metadata=metadata)
-    target.write_bytes(buffer.getvalue())
+    try:
+        target.write_bytes(buffer.getvalue())
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written ({error.strerror})") from None
     return target
 
 
