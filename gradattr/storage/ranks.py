@@ -67,8 +67,10 @@ def read_ranks(
     scheme: str,
     rows: int,
     shape: tuple[int, int, int],
+    models: dict[str, str],
 ) -> np.ndarray:
     """Bins (rows, c, h, w) uint8 of one scheme on one split, from its ``shards`` (stage, key).
+    ``models`` learns which weights they were computed with (role -> sha256).
 
     Every byte is verified. ShardError: a shard's record or file is missing. IntegrityError: a file
     is altered, or the shards do not hold every row exactly once.
@@ -83,6 +85,7 @@ def read_ranks(
                 f"{store.url(paths.record(stage, key))}: the ranks are missing or damaged; run the "
                 "same command again to compute them anew"
             )
+        models |= record.extra.get("models", {})
         for file in record.tables["ranks"].files:
             table = read_verified(store, paths, file)
             table = table.filter(pc.equal(table["scheme"], scheme))

@@ -47,6 +47,8 @@ class RunContext:
     """Baseline pools: method id -> shards (JSON) of the rows in the pool."""
     indexes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Data sets that every task of a stage needs whole, by name: their indexes (JSON)."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """The user's own model factories: name -> sha256 of the source when the run was planned."""
 
     @cached_property
     def manifest(self) -> Manifest:

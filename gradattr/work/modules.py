@@ -14,9 +14,10 @@ from gradattr.data.registry import read_shard
 from gradattr.data.types import ShardRef
 from gradattr.errors import DataError, ModelError
 from gradattr.manifest.methods import SampleBaseline
-from gradattr.manifest.model import AnyModel
-from gradattr.models import load_model, load_trained, read_trained
+from gradattr.manifest.model import AnyModel, PythonModel
+from gradattr.models import build_model, load_model, load_trained, read_trained
 from gradattr.models.architectures import describe
+from gradattr.models.python_factory import factory_digest
 from gradattr.storage.layout import RunPaths, trained_record_key
 from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import RunContext, method_id
@@ -58,6 +59,25 @@ def micro_batch(context: RunContext, evaluator: Evaluator, device: torch.device)
     return choose_micro_batch(evaluator, example_input(context).to(device)[:1], device)
 
 
+def build_module(context: RunContext, spec: AnyModel, seed: int) -> nn.Module:
+    """A model of the run with fresh weights, on the CPU. ModelError if the user's own factory is
+    not what it was when the run was planned."""
+    check_source(context, spec)
+    return build_model(spec, shape=context.shape, num_classes=context.num_classes, seed=seed)
+
+
+def check_source(context: RunContext, spec: AnyModel) -> None:
+    """ModelError if a user's own factory changed after the run was planned, or is another one on
+    this machine."""
+    if not isinstance(spec, PythonModel) or spec.factory not in context.sources:
+        return
+    if factory_digest(spec) != context.sources[spec.factory]:
+        raise ModelError(
+            f"model.factory: the source of {spec.factory} is not what it was when the run was "
+            "planned; the same command plans a new run (or put the planned source back)"
+        )
+
+
 def load_module(
     context: RunContext, role: str, spec: AnyModel, store: ObjectStore, digests: dict[str, str]
 ) -> nn.Module:
@@ -67,6 +87,7 @@ def load_module(
     """
     ref = context.model(role)
     if ref.trained:
+        check_source(context, spec)
         trained = read_trained(store, ref.digest)
         if trained is None:
             done = store.url(RunPaths(context.run_id).stage_records("train"))

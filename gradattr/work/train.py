@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from gradattr.data.types import DataIndex
 from gradattr.manifest.model import AnyModel
-from gradattr.models import TrainedModel, build_model, read_trained, write_trained
+from gradattr.models import TrainedModel, read_trained, write_trained
 from gradattr.models.trained import StoredCheckpoints
 from gradattr.plan import Task
 from gradattr.retraining import train_classifier
@@ -16,6 +16,7 @@ from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.schemas import make_table
 from gradattr.storage.shards import ShardWriter
 from gradattr.work.context import RunContext
+from gradattr.work.modules import build_module
 from gradattr.work.recipes import recipe_of
 from gradattr.work.resources import choose_device
 from gradattr.work.team import agreed, leads, together
@@ -53,6 +54,7 @@ def train_model(context: RunContext, task: Task) -> dict[str, Any]:
         "rows": task.rows,
         "bad_rows": 0,
         "model": trained.reference(),
+        "models": {task.payload["role"]: trained.sha256},
         # Checked along with the run's own files; without them this shard counts as not done.
         "files": [{"key": trained.key, "bytes": trained.bytes, "sha256": trained.sha256}],
         "role": task.payload["role"],
@@ -72,9 +74,7 @@ def _train(context: RunContext, task: Task, store: ObjectStore) -> TrainedModel 
         for name, data in sets.items()
         if data is not None
     }
-    model = build_model(
-        spec, shape=context.shape, num_classes=context.num_classes, seed=spec.train.seed
-    )
+    model = build_module(context, spec, spec.train.seed)
     test = loaded.get("test")
     digest = task.payload["digest"]
     checkpoints = StoredCheckpoints(store, digest)

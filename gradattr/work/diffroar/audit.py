@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from gradattr.errors import ModelError
-from gradattr.manifest.diffroar import DiffRoarManifest
+from gradattr.manifest.data import Preprocess
+from gradattr.manifest.diffroar import DiffRoarManifest, Mask
 from gradattr.manifest.methods import GradientMethod, MethodSpec
 from gradattr.manifest.model import AnyModel, LinearModel, TrainingRecipe, TrainSpec
 from gradattr.seeds import derive_seed
@@ -148,6 +149,18 @@ def trial_seeds(manifest: DiffRoarManifest, trial: Trial) -> tuple[int, int]:
     weights = derive_seed(manifest.seed, "trial weights", trial.seed, *apart)
     apart = () if manifest.paired == "all" else cell
     return weights, derive_seed(manifest.seed, "trial order", trial.seed, *apart)
+
+
+def mask_fill(mask: Mask, preprocess: Preprocess) -> tuple[float, ...]:
+    """What a removed coordinate becomes, in the units of the model's input: one number, or one for
+    each channel."""
+    values = list(mask.value) if isinstance(mask.value, list) else [mask.value]
+    if mask.space == "normalized" or preprocess.mean is None or preprocess.std is None:
+        return tuple(values)
+    mean, std = preprocess.mean, preprocess.std
+    channels = max(len(values), len(mean))
+    values, mean, std = (v * channels if len(v) == 1 else v for v in (values, mean, std))
+    return tuple((v - m) / s for v, m, s in zip(values, mean, std, strict=True))
 
 
 _Cell = tuple[str | None, str, Variant, float, Arm, int | None]

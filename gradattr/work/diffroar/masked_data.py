@@ -19,7 +19,7 @@ from gradattr.seeds import derive_seed
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.ranks import read_ranks
 from gradattr.work.context import RunContext
-from gradattr.work.diffroar.audit import RANDOM, Arm, schemes
+from gradattr.work.diffroar.audit import RANDOM, Arm, mask_fill, schemes
 from gradattr.work.diffroar.rank import bins_shape, level_bins
 from gradattr.work.planning.prepare_diffroar import RANK_STAGE, TRAIN, rank_key
 from gradattr.work.training_data import load_labelled
@@ -35,6 +35,8 @@ class MaskedData:
     context: RunContext
     store: ObjectStore
     sets: dict[str, Batch] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+    """The weights that the ranks in memory were computed with: role -> sha256."""
     _scheme: str | None = None
     _ranks: dict[str, Tensor] = field(default_factory=dict)
 
@@ -89,19 +91,13 @@ class MaskedData:
 
     def fill(self) -> tuple[float, ...]:
         """What a removed coordinate becomes, in the units of the model's input."""
-        mask, preprocess = self.context.audit_manifest.mask, self.context.preprocess
-        values = list(mask.value) if isinstance(mask.value, list) else [mask.value]
-        if mask.space == "normalized" or preprocess.mean is None or preprocess.std is None:
-            return tuple(values)
-        mean, std = preprocess.mean, preprocess.std
-        channels = max(len(values), len(mean))
-        values, mean, std = (v * channels if len(v) == 1 else v for v in (values, mean, std))
-        return tuple((v - m) / s for v, m, s in zip(values, mean, std, strict=True))
+        return mask_fill(self.context.audit_manifest.mask, self.context.preprocess)
 
     def _bins(self, split: str, scheme: str) -> Tensor:
         if scheme != self._scheme:
             # One scheme at a time: trials come scheme after scheme, and ranks are large.
             self._ranks.clear()
+            self.models.clear()
             self._scheme = scheme
         if split not in self._ranks:
             self._ranks[split] = torch.from_numpy(self._read(split, scheme))
@@ -124,6 +120,7 @@ class MaskedData:
             scheme,
             index.rows,
             bins_shape(manifest, context.shape),
+            self.models,
         )
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from gradattr.models import build_model
 from gradattr.plan import Task
 from gradattr.retraining import train_classifier
 from gradattr.retraining.masking import Masking
@@ -19,6 +18,7 @@ from gradattr.work.context import RunContext
 from gradattr.work.diffroar.audit import Trial, learners, trial_seeds
 from gradattr.work.diffroar.masked_data import masked_data
 from gradattr.work.diffroar.rank import level_bins
+from gradattr.work.modules import build_module
 from gradattr.work.planning.prepare_diffroar import TEST, TRAIN
 from gradattr.work.recipes import recipe_of
 from gradattr.work.resources import choose_device
@@ -34,6 +34,8 @@ def run_trial(context: RunContext, task: Task) -> dict[str, Any]:
     trial = Trial(**task.payload["trial"])
     extra: dict[str, Any] = {"rows": task.rows, "bad_rows": 0, "torch": torch.__version__}
     result = _train(context, trial, distributed=together(task))
+    if trial.scheme is not None:
+        extra["models"] = dict(masked_data(context).models)
     columns = {name: [value] for name, value in _row(context, trial, result).items()}
     if leads(task):
         store = open_store(context.manifest.store)
@@ -48,9 +50,7 @@ def _train(context: RunContext, trial: Trial, *, distributed: bool) -> TrainResu
     spec = learners(manifest)[trial.learner]
     assert spec.train is not None
     weights_seed, order_seed = trial_seeds(manifest, trial)
-    model = build_model(
-        spec, shape=context.shape, num_classes=context.num_classes, seed=weights_seed
-    )
+    model = build_module(context, spec, weights_seed)
     data = masked_data(context)
     masks: dict[str, Masking] = {}
     if trial.scheme is not None:

@@ -6,12 +6,15 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import torch
+
 from gradattr.data.registry import input_shape
 from gradattr.data.types import DataIndex
 from gradattr.errors import DataError, MethodError, ModelError
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.retraining.ranks import kept_count
 from gradattr.work.context import RunContext
+from gradattr.work.diffroar.audit import mask_fill
 from gradattr.work.diffroar.rank import bins_shape
 from gradattr.work.methods import stand_in_requests
 from gradattr.work.planning.checks import check_class_names, check_method
@@ -36,11 +39,7 @@ def check_audit(
                 f"models.{name} has {classes} classes, the first base model {space.classes}; an "
                 "audit compares models of one data set"
             )
-    value = manifest.mask.value
-    if isinstance(value, list) and len(value) not in (1, space.shape[0]):
-        raise MethodError(
-            f"mask.value has {len(value)} numbers, the model's input has {space.shape[0]} channels"
-        )
+    _check_mask(manifest, space)
     d = _coordinates(manifest, space.shape)
     for at, level in enumerate(manifest.levels):
         if kept_count(d, level) == 0:
@@ -89,10 +88,26 @@ def _unit(manifest: DiffRoarManifest) -> str:
     return "pixels" if manifest.mask.per_pixel else "coordinates"
 
 
+def _check_mask(manifest: DiffRoarManifest, space: InputSpace) -> None:
+    value = manifest.mask.value
+    if isinstance(value, list) and len(value) not in (1, space.shape[0]):
+        raise MethodError(
+            f"mask.value has {len(value)} numbers, the model's input has {space.shape[0]} channels"
+        )
+    fill = mask_fill(manifest.mask, space.preprocess)
+    if max(map(abs, fill)) > torch.finfo(torch.float32).max:
+        raise MethodError(
+            f"mask.value {value} is {max(fill, key=abs):g} in the model's input, which 32 bits "
+            "cannot hold; give a number near those of the data"
+        )
+
+
 def _check_data(manifest: DiffRoarManifest, data: dict[str, DataIndex], space: InputSpace) -> None:
     for name, index in data.items():
         if index.num_classes is None:
             raise DataError(f"{_key(name)}: the data has no labels; retraining needs them")
+        if name == "train" and index.num_classes < 2:
+            raise DataError("data: every image has the same label; retraining needs two classes")
         if index.num_classes > space.classes:
             raise DataError(
                 f"{_key(name)}: {index.num_classes} classes, but the models have {space.classes} "

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
-from gradattr.errors import UsageError
+from gradattr.errors import ModelError, UsageError
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.kinds import Manifest
 from gradattr.manifest.model import AnyModel
 from gradattr.models import build_model, load_model
+from gradattr.models.architectures import describe
 from gradattr.storage.objects import open_store
 from gradattr.work.context import MAIN, RunContext
-from gradattr.work.diffroar.audit import base_models
+from gradattr.work.diffroar.audit import base_models, learners
 from gradattr.work.planning.check_audit import audit_notes
 from gradattr.work.resources import choose_device
 
@@ -25,8 +26,12 @@ def preflight(context: RunContext) -> list[str]:
     """
     _check_device(context)
     notes = []
+    manifest = context.manifest
+    retrained = learners(manifest) if isinstance(manifest, DiffRoarManifest) else {}
     for role, spec in explained_models(context.manifest).items():
         model = first_look(context, role, spec)
+        if spec.train is not None or role in retrained:
+            _check_trainable(model, spec)
         title = "model" if role == MAIN else f"model {role}:"
         notes.append(
             f"{title} {spec.arch}: {sum(p.numel() for p in model.parameters()):,} parameters, "
@@ -42,6 +47,14 @@ def explained_models(manifest: Manifest) -> dict[str, AnyModel]:
     if isinstance(manifest, DiffRoarManifest):
         return base_models(manifest)
     return {MAIN: manifest.model}
+
+
+def _check_trainable(model: nn.Module, spec: AnyModel) -> None:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError(
+            f"model: {describe(spec)} is to be trained, but has no trainable parameters "
+            "(requires_grad is off)"
+        )
 
 
 def _check_device(context: RunContext) -> None:

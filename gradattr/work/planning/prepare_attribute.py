@@ -32,8 +32,8 @@ def prepare_attribute(
     trained_on = None if manifest.model.train is None else indexes.get(manifest.model.train.data)
     check_fit(manifest, index, trained_on, preprocess, shape, classes)
     trainings = plan_trainings(_models(manifest), preprocess, shape, classes, store, indexes)
-    pools = plan_pools(manifest, indexes)
     space = InputSpace(shape, classes, preprocess)
+    pools = plan_pools(manifest, indexes, space)
     inputs = {
         "data": {"digest": index.digest(), "format": index.format, "rows": index.rows}
         | ({"masks": True} if manifest.data.has_masks else {}),

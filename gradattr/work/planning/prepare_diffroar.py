@@ -40,7 +40,7 @@ def prepare_diffroar(manifest: DiffRoarManifest, store: ObjectStore, indexes: In
     check_audit(manifest, data, space, indexes)
     models = base_models(manifest)
     trainings = plan_trainings(models, space.preprocess, space.shape, space.classes, store, indexes)
-    pools = plan_pools(manifest, indexes)
+    pools = plan_pools(manifest, indexes, space)
     inputs = {
         "data": {
             name: {"digest": index.digest(), "format": index.format, "rows": index.rows}

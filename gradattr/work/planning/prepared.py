@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gradattr.data.registry import sample_shards
+from gradattr.data.registry import input_shape, sample_shards
 from gradattr.data.types import DataIndex
+from gradattr.errors import DataError
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.data import Preprocess
 from gradattr.manifest.diffroar import DiffRoarManifest
@@ -52,14 +53,25 @@ Pools = dict[str, tuple[str, list[dict[str, Any]]]]
 """Method id -> digest of the baseline pool's source, and the pool's rows as shards (JSON)."""
 
 
-def plan_pools(manifest: AttributeManifest | DiffRoarManifest, indexes: Indexes) -> Pools:
-    """The pools of the methods with a 'sample' baseline."""
+def plan_pools(
+    manifest: AttributeManifest | DiffRoarManifest, indexes: Indexes, space: InputSpace
+) -> Pools:
+    """The pools of the methods with a 'sample' baseline. DataError if the images of one are not
+    of the model's size."""
     pools = {}
     for method in manifest.methods:
         baseline = getattr(method, "baseline", None)
         if not isinstance(baseline, SampleBaseline):
             continue
-        index = indexes.get(baseline.data or manifest.data)
+        source = baseline.data or manifest.data
+        index = indexes.get(source)
+        shape = input_shape(source, index, space.preprocess)
+        if shape != space.shape:
+            raise DataError(
+                f"method '{method_id(method)}': the images of its baseline pool are "
+                f"{'x'.join(map(str, shape))}, the model's input is "
+                f"{'x'.join(map(str, space.shape))}; set preprocess.resize or crop"
+            )
         count = min(baseline.count, index.rows)
         shards = sample_shards(index, count, derive_seed(manifest.seed, "pool", count))
         pools[method_id(method)] = (index.digest(), [shard.to_json() for shard in shards])
@@ -91,5 +103,6 @@ def assemble_run(
         models=trainings.refs,
         pools={name: shards for name, (_, shards) in (pools or {}).items()},
         indexes={name: index.to_json() for name, index in (indexes or {}).items()},
+        sources=trainings.sources,
     )
     return Prepared(plan, context)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from gradattr.data.types import DataIndex
 from gradattr.errors import DataError
 from gradattr.manifest.data import AnyData, Preprocess
-from gradattr.manifest.model import AnyModel, TrainSpec
+from gradattr.manifest.model import AnyModel, PythonModel, TrainSpec
 from gradattr.models import published_classes, recipe_digest, weights_digest
+from gradattr.models.python_factory import factory_digest
 from gradattr.plan import Stage, Task
 from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import MAIN, ModelRef
@@ -27,6 +28,8 @@ class Trainings:
     """Those that train the models which have no weights yet."""
     digests: dict[str, str]
     """'<role>/train' and '<role>/test': content digests of what is trained on."""
+    sources: dict[str, str]
+    """The user's own factories: name -> sha256 of the source file."""
 
     def stages(self) -> tuple[Stage, ...]:
         """The training stage, if there is anything to train."""
@@ -63,7 +66,12 @@ def plan_trainings(
         )
         refs.append(ModelRef(role, digest, True))
         tasks.append(_train_task(role, spec, digest, data))
-    return Trainings(tuple(refs), tuple(tasks), digests)
+    sources = {
+        spec.factory: factory_digest(spec)
+        for spec in models.values()
+        if isinstance(spec, PythonModel)
+    }
+    return Trainings(tuple(refs), tuple(tasks), digests, sources)
 
 
 def num_classes(model: AnyModel, index: DataIndex, indexes: Indexes) -> int:
