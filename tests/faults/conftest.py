@@ -14,9 +14,10 @@ from sklearn.datasets import load_digits
 from gradattr.report.results import Run, open_run
 from gradattr.runtime.driver import run
 from gradattr.runtime.progress import Event
+from tests.small_audits import audit
 from tests.small_runs import make_manifest, one_thread, table_of, weights
 
-__all__ = ["make_manifest", "one_thread", "table_of", "weights"]
+__all__ = ["audit", "make_manifest", "one_thread", "table_of", "weights"]
 
 ROWS, SHARD_ROWS, SHARDS = 60, 15, 4
 METHODS: list[Any] = ["saliency", {"name": "smoothgrad", "samples": 3}]
