@@ -26,6 +26,8 @@ from gradattr.influence.factors import Factors, Size, cheapest, products_of, row
 CHUNK_BYTES = 32 * 2**20
 #: From so many positions on a convolution's gradients are made image by image.
 MANY_POSITIONS = 256
+#: Below so many values torch takes a slow kernel for a single image.
+SMALL_IMAGE = 20480
 
 #: Products (n, q) and squared norms (n,), each where asked for.
 Pair = tuple[Tensor | None, Tensor | None]
@@ -243,21 +245,38 @@ class Conv2dLayer(FactoredLayer):
             return super().matrices(calls)
         if isinstance(self.conv.padding, str):
             return super().matrices(calls)
-        return self.to_matrix(torch.stack([self._one(call, row) for row in range(len(call.grads))]))
+        inputs, grads = call.inputs, call.grads
+        if inputs[0].numel() < SMALL_IMAGE and self.conv.groups == 1:
+            return self.to_matrix(self._as_groups(inputs, grads))
+        rows = [self._kernel(inputs[i : i + 1], grads[i : i + 1]) for i in range(len(inputs))]
+        return self.to_matrix(torch.stack(rows))
 
-    def _one(self, call: Call, row: int) -> Tensor:
-        conv, rows = self.conv, slice(row, row + 1)
+    def _as_groups(self, inputs: Tensor, grads: Tensor) -> Tensor:
+        """One call for the batch: the images as groups of one image's channels."""
+        n, weight = len(inputs), self.conv.weight
+        found = self._kernel(
+            inputs.reshape(1, -1, *inputs.shape[2:]),
+            grads.reshape(1, -1, *grads.shape[2:]),
+            weight.repeat(n, 1, 1, 1),
+            n,
+        )
+        return found.view(n, *weight.shape)
+
+    def _kernel(
+        self, inputs: Tensor, grads: Tensor, weight: Tensor | None = None, groups: int | None = None
+    ) -> Tensor:
+        conv = self.conv
         found: Tensor = torch.ops.aten.convolution_backward(
-            call.grads[rows],
-            call.inputs[rows],
-            conv.weight,
+            grads,
+            inputs,
+            conv.weight if weight is None else weight,
             None,
             conv.stride,
             conv.padding,
             conv.dilation,
             False,
             [0, 0],
-            conv.groups,
+            groups or conv.groups,
             [False, True, False],
         )[1]
         return found

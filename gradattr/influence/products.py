@@ -18,7 +18,7 @@ from gradattr.influence.wiring import Plan, Wiring, find_wiring, frozen_copy, la
 
 #: Bytes that layers keep for one batch: 64 images of 32 pixels in a ResNet-20, 8 of 224 in a
 #: ResNet-18, where throughput is flat.
-BATCH_BYTES = 160 * 2**20
+BATCH_BYTES = 320 * 2**20
 LARGEST_BATCH = 256
 
 #: {parameter name: gradients (rows, *shape)} of some rows of the batch at hand.
