@@ -55,7 +55,7 @@ def print_scores(summary: dict[str, Any]) -> None:
 
 
 def _print_explanation(rows: Sequence[dict[str, Any]]) -> None:
-    judged = [r for r in rows if r["variant"] != "mask_only" and r["verdict"] != "floor"]
+    judged = [row for row in rows if row["verdict"] not in ("floor", "control")]
     print_text(
         "Mean and 95 % interval. satisfies: the interval lies above 0, the order finds what the "
         "task needs; violates: below 0; no word: undecided."

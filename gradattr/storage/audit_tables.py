@@ -130,7 +130,8 @@ DIFFROAR = TableSpec(
             "verdict",
             pa.string(),
             False,
-            "'satisfies' (interval above 0), 'violates' (below 0), 'undecided'; 'floor' at level 1",
+            "'satisfies' (interval above 0), 'violates' (below 0), 'undecided'; "
+            "'floor' at level 1; 'control' of variant 'mask_only'",
         ),
     ),
 )

@@ -108,7 +108,10 @@ def diffroar(trials: Trials, schemes: Sequence[Mapping[str, Any]]) -> list[Row]:
                 | {
                     "best_diffroar": _best_difference(arms),
                     "noise_floor": floors.get(pair[1]),
-                    "verdict": verdict(difference, pair[3]),
+                    # The control judges no order: its verdict would be read as the scheme's.
+                    "verdict": "control"
+                    if pair[1] == "mask_only"
+                    else verdict(difference, pair[3]),
                 }
             )
     return found

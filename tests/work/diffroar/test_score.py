@@ -84,8 +84,14 @@ def test_trials_of_everything_count_for_every_scheme() -> None:
 def test_one_seed_has_numbers_and_no_verdict() -> None:
     power, scores = scored(MadeUpAudit(seeds=1))
     assert {cell["sd"] for cell in power} == {cell["high"] for cell in power} == {None}
-    assert {score["verdict"] for score in scores} == {"undecided", "floor"}
+    assert {score["verdict"] for score in scores} == {"undecided", "floor", "control"}
     assert {score["noise_floor"] for score in scores} == {None}
+
+
+def test_the_control_has_numbers_and_judges_no_order() -> None:
+    _, scores = scored(MadeUpAudit())
+    verdicts = {(score["variant"], score["verdict"] == "control") for score in scores}
+    assert verdicts == {("retrain", False), ("mask_only", True)}
 
 
 def test_roar_has_accuracies_and_no_difference() -> None:
