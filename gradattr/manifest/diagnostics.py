@@ -152,7 +152,9 @@ def _length(item: Any, spot: Spot) -> Fault:
     limits = item.get("ctx", {})
     least, most = limits.get("min_length"), limits.get("max_length")
     wanted = f"at least {least}" if least is not None else f"at most {most}"
-    message = f"{limits.get('actual_length')} entries; expected {wanted}"
+    # pydantic does not count a mapping to its end.
+    given = len(spot.node.values) if isinstance(spot.node, MappingNode) else None
+    message = f"{given or limits.get('actual_length')} entries; expected {wanted}"
     return Fault(spot.place, spot.path, message)
 
 

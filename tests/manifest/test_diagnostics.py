@@ -337,3 +337,8 @@ def test_every_pattern_of_the_models_has_words() -> None:
     looked_ahead = {pattern for pattern in used if "(?!" in pattern}
     assert len(looked_ahead) == 1, "the URL's rule for editors"
     assert used - looked_ahead == set(PATTERN_WORDS)
+
+
+def test_too_many_base_models_are_counted(fault: Fault) -> None:
+    many = "".join(f"  m{number}: {{arch: mlp, train: {{}}}}\n" for number in range(17))
+    assert "models: 17 entries; expected at most 16" in fault(f"{AUDIT}models:\n{many}")
