@@ -48,12 +48,17 @@ class FoldedLayer(Conv2dLayer):
             own["weight"] = self.to_weight(matrices) * self.scale[:, None, None, None]
         return self._renamed(own)
 
+    def _prefers_factors(self, calls: Sequence[Call]) -> bool:
+        return False
+
     def kept_factors(self, calls: Sequence[Call]) -> dict[str, Factors]:
         return {}
 
     def products(
         self, calls: Sequence[Call], prepared: Prepared | None, norms: bool
     ) -> tuple[Tensor | None, Tensor | None]:
+        if torch.is_grad_enabled():
+            return super().products(calls, prepared, norms)
         dots, squares = [], []
         for part in self._chunks(calls):
             matrices, sums = self.matrices(part), self.sums(part)

@@ -251,6 +251,52 @@ class Conv2dLayer(FactoredLayer):
         rows = [self._kernel(inputs[i : i + 1], grads[i : i + 1]) for i in range(len(inputs))]
         return self.to_matrix(torch.stack(rows))
 
+    def products(
+        self, calls: Sequence[Call], prepared: Prepared | None, norms: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if not torch.is_grad_enabled() or self._prefers_factors(calls):
+            return super().products(calls, prepared, norms)
+        dots = None if prepared is None else self._along_shared(calls, prepared)
+        return dots, self._own_squares(calls) if norms else None
+
+    def _prefers_factors(self, calls: Sequence[Call]) -> bool:
+        return self.size(calls).few_positions
+
+    def _along_shared(self, calls: Sequence[Call], prepared: Prepared) -> Tensor:
+        """Scalar products that can be differentiated cheaply: <δ, a convolved with D>."""
+        columns = []
+        for number in range(len(next(iter(prepared.values.values())))):
+            own = {short: value[number : number + 1] for short, value in prepared.values.items()}
+            columns.append(sum(self._moved(call, own, 1) for call in calls))
+        return torch.stack([torch.as_tensor(column) for column in columns], 1)
+
+    def _own_squares(self, calls: Sequence[Call]) -> Tensor:
+        """||g||^2 with its slope 2 d<g, c>, c = g held fixed: no weight's gradient in the graph."""
+        with torch.no_grad():
+            fixed = [Call(call.inputs.detach(), call.grads.detach()) for call in calls]
+            own = self.prepare(Directions(self.gradients(fixed))).values
+        along = torch.stack([self._moved(call, own, len(call.inputs)) for call in calls]).sum(0)
+        return 2 * along - along.detach()
+
+    def _moved(self, call: Call, own: Mapping[str, Tensor], images: int) -> Tensor:
+        """<δ, a convolved with the direction> (n,): one direction, or one for each image."""
+        total = call.grads.new_zeros(len(call.grads))
+        if "weight" in own:
+            weight = self.to_weight(own["weight"]).flatten(0, 1)
+            inputs, conv = call.inputs, self.conv
+            if images > 1:
+                inputs = inputs.reshape(1, -1, *inputs.shape[2:])
+            padding: str | tuple[int, ...] | int = conv.padding
+            if conv.padding_mode != "zeros":
+                inputs, padding = padded(conv, inputs), 0
+            moved = F.conv2d(
+                inputs, weight, None, conv.stride, padding, conv.dilation, images * conv.groups
+            )
+            total = total + (moved.reshape(call.grads.shape) * call.grads).sum((1, 2, 3))
+        if "bias" in own:
+            total = total + (self._summed(call.grads) * own["bias"]).sum(1)
+        return total
+
     def _as_groups(self, inputs: Tensor, grads: Tensor) -> Tensor:
         """One call for the batch: the images as groups of one image's channels."""
         n, weight = len(inputs), self.conv.weight
@@ -294,11 +340,16 @@ class Conv2dLayer(FactoredLayer):
         return torch.unflatten(rows, -2, (self.conv.groups, -1))
 
 
+def padded(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The input with the convolution's own border."""
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    return F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
+
+
 def patches(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """What each output position of a convolution sees: (n, c, h, w) -> (n, g, p, k)."""
     if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
-        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-        x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
+        x = padded(conv, x)
     elif any(conv.padding):
         rows, columns = conv.padding
         x = F.pad(x, (columns, columns, rows, rows))

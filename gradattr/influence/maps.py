@@ -168,21 +168,23 @@ def slopes(tape: Tape, directions: Sequence[Direction], score: Score) -> Iterato
     shape = (-1, *[1] * (tape.leaf.dim() - 1))
     if score == "cos":
         squares = tape.squares()
-        shrink = tape.slope(squares / 2)
-        squares = squares.detach()
-        lengths = squares.sqrt()
+        if len(directions) > 1:
+            shrink = tape.slope(squares / 2)
     for direction in directions:
         dots = tape.dots(direction)
-        slope = tape.slope(dots)
-        dots = dots.detach()
         if score == "dot":
-            yield Slopes(slope, dots, torch.zeros_like(dots, dtype=torch.bool))
+            flags = torch.zeros(len(dots), dtype=torch.bool, device=dots.device)
+            yield Slopes(tape.slope(dots), dots.detach(), flags)
             continue
-        size = lengths * direction.norm
-        undefined = size == 0
-        size = size.masked_fill(undefined, 1.0)
-        along = dots / squares.masked_fill(undefined, 1.0)
-        slope = (slope - along.view(shape) * shrink) / size.view(shape)
+        norms = squares.detach().sqrt()
+        undefined = norms * direction.norm == 0
+        size = (norms * direction.norm).masked_fill(undefined, 1.0)
+        along = dots.detach() / squares.detach().masked_fill(undefined, 1.0)
+        if len(directions) > 1:
+            slope = tape.slope(dots) - along.view(shape) * shrink
+        else:  # both terms in one pass
+            slope = tape.slope(dots - along * squares / 2)
+        slope, dots = slope / size.view(shape), dots.detach()
         yield Slopes(
             slope.masked_fill(undefined.view(shape), 0.0),
             (dots / size).masked_fill(undefined, 0.0),
