@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gradattr.errors import MethodError, ModelError
-from gradattr.influence import GradientProducts
+from gradattr.influence import Directions, GradientProducts
 from tests.influence.conftest import SHAPES, loop_gradients
 
 Network = Callable[[str], nn.Module]
@@ -51,19 +52,13 @@ def test_alone_as_together(network: Network, examples: Examples, name: str) -> N
 @pytest.mark.parametrize("name", ["mlp", "cnn", "vit"])
 def test_float32_is_close_to_float64(network: Network, examples: Examples, name: str) -> None:
     model, (x, y), (qx, qy) = network(name), examples(name, 6), examples(name, 3, seed=1)
-    single = GradientProducts(_single(model))
+    single = GradientProducts(copy.deepcopy(model).float())
     found = single.dots(x.float(), y, single.directions(qx.float(), qy)).double()
     expected = loop_gradients(model, x, y) @ loop_gradients(model, qx, qy).T
     lengths = loop_gradients(model, x, y).norm(dim=1)[:, None] * loop_gradients(model, qx, qy).norm(
         dim=1
     )
     assert ((found - expected).abs() <= 1e-6 * lengths).all()
-
-
-def _single(model: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(model).float()
 
 
 @given(batch=st.integers(1, 9), count=st.integers(1, 8))
@@ -153,6 +148,25 @@ def test_models_that_mix_examples_are_refused() -> None:
 def test_numbers_of_examples_and_labels_have_to_agree(network: Network) -> None:
     with pytest.raises(MethodError, match="4 examples and 3 labels"):
         GradientProducts(network("mlp")).norms(torch.zeros(4, 1, 8, 8), torch.zeros(3).long())
+
+
+def test_directions_can_be_cut_joined_and_scaled(network: Network, examples: Examples) -> None:
+    """Also with the factors that some of them keep: a linear layer's here."""
+    model, (x, y) = network("mlp"), examples("mlp", 4)
+    products = GradientProducts(model)
+    whole = products.directions(x, y)
+    assert whole.factors
+    expected = products.dots(x, y, whole)
+    parts = [whole.rows(slice(0, 1)), whole.rows(slice(1, 4))]
+    torch.testing.assert_close(
+        torch.cat([products.dots(x, y, part) for part in parts], 1), expected
+    )
+    joined = Directions.joined(parts)
+    assert len(joined) == 4
+    torch.testing.assert_close(products.dots(x, y, joined), expected)
+    factors = torch.tensor([1.0, -2.0, 0.0, 0.5])
+    torch.testing.assert_close(products.dots(x, y, whole.scaled(factors)), expected * factors)
+    torch.testing.assert_close(products.dots(x, y, whole.like(whole.flat())), expected)
 
 
 def test_the_largest_written_down_is_bounded(

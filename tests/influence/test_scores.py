@@ -74,7 +74,7 @@ def test_positive_means_helpful(network: Network, examples: Examples) -> None:
     model, (x, y), (qx, qy) = network("cnn"), examples("cnn", 3), examples("cnn", 1, seed=5)
     products = GradientProducts(model)
     score = grad_dot(products, x, y, products.directions(qx, qy)).values[:, 0]
-    before = F.cross_entropy(model(qx.clone()), qy)
+    before = F.cross_entropy(model(qx.clone()), qy).detach()
     for image, label, value in zip(x, y, score, strict=True):
         parameters = dict(model.named_parameters())
         loss = F.cross_entropy(model(image[None].clone()), label[None])
@@ -83,7 +83,9 @@ def test_positive_means_helpful(network: Network, examples: Examples) -> None:
             name: (p - 1e-6 * g).detach()
             for (name, p), g in zip(parameters.items(), grads, strict=True)
         }
-        after = F.cross_entropy(torch.func.functional_call(model, moved, (qx.clone(),)), qy)
+        after = F.cross_entropy(
+            torch.func.functional_call(model, moved, (qx.clone(),)), qy
+        ).detach()
         assert float(before - after) == pytest.approx(1e-6 * float(value), rel=1e-3)
 
 
