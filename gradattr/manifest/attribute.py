@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from gradattr.manifest.common import ManifestBase
 from gradattr.manifest.data import DataSpec, Preprocess
-from gradattr.manifest.methods import LinearMethod, MethodSpec, Target
+from gradattr.manifest.methods import LinearMethod, MethodSpec, Target, check_unique_ids
 from gradattr.manifest.model import ModelSpec
 from gradattr.manifest.operation import Errors
 
@@ -44,13 +44,7 @@ class AttributeManifest(ManifestBase):
 
     @model_validator(mode="after")
     def _consistent(self) -> AttributeManifest:
-        ids = [method.id or method.name for method in self.methods]
-        twice = sorted({label for label in ids if ids.count(label) > 1})
-        if twice:
-            raise ValueError(
-                f"methods: {', '.join(twice)} stands there more than once; "
-                "give each an 'id' of its own"
-            )
+        check_unique_ids(self.methods)
         if self.leakage_levels != sorted(set(self.leakage_levels)):
             raise ValueError("leakage_levels: give them in ascending order, each once")
         for method in self.methods:

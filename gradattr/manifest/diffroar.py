@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from gradattr.manifest.base import Label, Spec
 from gradattr.manifest.common import ManifestBase
 from gradattr.manifest.data import DataSpec, Preprocess
-from gradattr.manifest.methods import GradientMethod, MethodSpec, Target
+from gradattr.manifest.methods import GradientMethod, MethodSpec, Target, check_unique_ids
 from gradattr.manifest.model import ModelSpec, TrainingRecipe
 
 _DATA: TypeAdapter[Any] = TypeAdapter(DataSpec)
@@ -108,13 +108,7 @@ class DiffRoarManifest(ManifestBase):
 
     @model_validator(mode="after")
     def _consistent(self) -> DiffRoarManifest:
-        ids = [method.id or method.name for method in self.methods]
-        twice = sorted({label for label in ids if ids.count(label) > 1})
-        if twice:
-            raise ValueError(
-                f"methods: {', '.join(twice)} stands there more than once; "
-                "give each an 'id' of its own"
-            )
+        check_unique_ids(self.methods)
         for method in self.methods:
             if method.name in _BASELINES:
                 raise ValueError(

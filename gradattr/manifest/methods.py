@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -158,3 +159,13 @@ def _expand_method(value: Any) -> Any:
 
 
 MethodSpec = Annotated[AnyMethod, BeforeValidator(_expand_method)]
+
+
+def check_unique_ids(methods: Sequence[AnyMethod]) -> None:
+    """Raise ValueError if two methods would have the same value in the column 'method'."""
+    ids = [method.id or method.name for method in methods]
+    twice = sorted({label for label in ids if ids.count(label) > 1})
+    if twice:
+        raise ValueError(
+            f"methods: {', '.join(twice)} stands there more than once; give each an 'id' of its own"
+        )
