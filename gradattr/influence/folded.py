@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from gradattr.influence.conv_layers import Conv2dLayer
 from gradattr.influence.directions import Directions
 from gradattr.influence.factors import Factors, row_squares
-from gradattr.influence.layers import Call, Conv2dLayer, Layer, Prepared
+from gradattr.influence.layers import Call, Layer, Prepared
 
 
 class FoldedLayer(Conv2dLayer):

@@ -23,7 +23,8 @@ from gradattr.influence.directions import Loss
 from gradattr.influence.factors import Size
 from gradattr.influence.fallback import Fallback, parameter_gradients, plain_attention
 from gradattr.influence.folded import fold, foldable
-from gradattr.influence.layers import LAYERS, Call, Layer
+from gradattr.influence.layer_kinds import LAYERS
+from gradattr.influence.layers import Call, Layer
 
 #: Two ways to one gradient, in float64, agree to this share of its norm.
 AGREE = 1e-6
