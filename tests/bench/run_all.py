@@ -27,7 +27,7 @@ BENCHES = [
     ),
     (
         "Retraining",
-        "Whole-tensor batches, masked on the fly, against Dataset and DataLoader.",
+        "Whole-tensor batches, masked in memory, against Dataset and DataLoader.",
         ["bench_retraining.py"],
     ),
     ("Packs", "What a worker group of Ray Train costs, once and per trial.", ["bench_packs.py"]),
