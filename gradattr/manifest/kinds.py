@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.diffroar import DiffRoarManifest
+from gradattr.manifest.tfa import TfaManifest
 from gradattr.manifest.train import TrainManifest
 
-Manifest = AttributeManifest | TrainManifest | DiffRoarManifest
+Manifest = AttributeManifest | TrainManifest | DiffRoarManifest | TfaManifest
 
-KINDS: dict[str, type[AttributeManifest] | type[TrainManifest] | type[DiffRoarManifest]] = {
+KINDS: dict[str, type[Manifest]] = {
     "attribute": AttributeManifest,
     "train": TrainManifest,
     "diffroar": DiffRoarManifest,
+    "tfa": TfaManifest,
 }

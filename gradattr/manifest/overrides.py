@@ -28,7 +28,9 @@ from gradattr.manifest.yaml_source import MAX_BYTES, YamlFaults, read_tree
 _SHORT_FORMS = {
     "baseline": "kind",
     "data": "format",
+    "maps": "map",
     "methods": "name",
+    "scores": "score",
     "store": "url",
     "test": "format",
 }

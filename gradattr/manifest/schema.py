@@ -21,7 +21,14 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 JsonSchema = dict[str, Any]
 
 #: Discriminator of each union -> its name in ``$defs``.
-_UNIONS = {"format": "Data", "arch": "Model", "name": "Method", "kind": "Baseline"}
+_UNIONS = {
+    "format": "Data",
+    "arch": "Model",
+    "name": "Method",
+    "kind": "Baseline",
+    "score": "Score",
+    "map": "Map",
+}
 
 #: Tags that take the rest of a short form: ``torchvision:vgg16``; the key that it stands for.
 _PREFIXED = {"Data": {"torchvision": "name"}, "Model": {"torchvision": "name", "python": "factory"}}

@@ -12,6 +12,7 @@ from gradattr.errors import UsageError
 from gradattr.storage.audit_tables import DIFFROAR, PRED_POWER, RANKS, TRIALS
 from gradattr.storage.maps import map_fields
 from gradattr.storage.table_spec import ERROR, METHOD, ROW, SAMPLE, STATUS, Column, TableSpec
+from gradattr.storage.tfa_tables import SKETCHES, TFA_BULK, TFA_TABLES
 
 SIGNAL_ON_TOP: Column = (
     "signal_on_top",
@@ -176,6 +177,7 @@ TABLES: dict[str, TableSpec] = {
         TRIALS,
         PRED_POWER,
         DIFFROAR,
+        *TFA_TABLES,
     )
 }
 """Every table by name. All but the bulk tables are compacted when a run is committed."""
@@ -183,7 +185,7 @@ TABLES: dict[str, TableSpec] = {
 MAP_CHOICE = b"gradattr.maps"
 """Schema metadata of the table ``maps``: the storage choice, which its reader needs."""
 
-BULK_TABLES = ("maps", "ranks")
+BULK_TABLES = ("maps", "ranks", *TFA_BULK)
 """Tables that stay as the tasks wrote them."""
 
 
@@ -192,10 +194,20 @@ def table_schema(name: str) -> pa.Schema:
     return _known(name).schema
 
 
-def maps_schema(storage_choice: str, shape: tuple[int, int, int]) -> pa.Schema:
-    """Schema of the table ``maps`` for maps of ``shape`` = (channels, height, width)."""
-    schema = MAPS.schema_with(map_fields(storage_choice, shape))
+def maps_schema(
+    storage_choice: str, shape: tuple[int, int, int], table: str = MAPS.name
+) -> pa.Schema:
+    """Schema of ``table`` (one that holds maps) for maps of ``shape`` = (channels, height,
+    width)."""
+    schema = _known(table).schema_with(map_fields(storage_choice, shape))
     return schema.with_metadata(schema.metadata | {MAP_CHOICE: storage_choice.encode()})
+
+
+def sketches_schema(buckets: int) -> pa.Schema:
+    """Schema of the table ``sketches`` with so many values each."""
+    tensor = pa.fixed_shape_tensor(pa.float16(), (buckets,))
+    text = "signed sums of the gradient's elements by bucket, over its norm"
+    return SKETCHES.schema_with((("sketch", tensor, False, text),))
 
 
 def make_table(name: str, columns: Mapping[str, Any], schema: pa.Schema | None = None) -> pa.Table:
