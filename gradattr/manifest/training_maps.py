@@ -17,6 +17,10 @@ from gradattr.manifest.methods import (
 
 Positive = Annotated[int, Field(gt=0)]
 
+Side = Literal["helpful", "harmful"]
+
+StepTestName = Literal["insertion", "deletion"]
+
 
 class MapBase(Spec):
     """Fields that every map shares."""
@@ -98,6 +102,14 @@ def check_unique_maps(maps: Sequence[AnyMap]) -> None:
         )
 
 
+def _insertion() -> list[StepTestName]:
+    return ["insertion"]
+
+
+def _helpful() -> list[Side]:
+    return ["helpful"]
+
+
 def _tenths() -> list[float]:
     return [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
@@ -107,9 +119,7 @@ class StepTest(Spec):
     pixels kept (or with them removed) moves the query's loss; so does one with as many pixels at
     random. Of helpful images the map ranks, of harmful ones minus the map."""
 
-    tests: list[Literal["insertion", "deletion"]] = Field(
-        default_factory=lambda: ["insertion"], min_length=1
-    )
+    tests: list[StepTestName] = Field(default_factory=_insertion, min_length=1)
     levels: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=_tenths, min_length=1, max_length=100
     )
@@ -118,9 +128,7 @@ class StepTest(Spec):
     """Steps of plain SGD on the one image, each number a test of its own."""
     lr: Annotated[float, Field(gt=0)] = 0.01
     """Learning rate of a step."""
-    sides: list[Literal["helpful", "harmful"]] = Field(
-        default_factory=lambda: ["helpful"], min_length=1
-    )
+    sides: list[Side] = Field(default_factory=_helpful, min_length=1)
     fill: float | Annotated[list[float], Field(min_length=1)] | None = None
     """What a removed pixel becomes, in units of the model's input; one number, or one per channel.
     Default: the data set's mean, which is 0 after preprocess.mean (so that must be stated)."""

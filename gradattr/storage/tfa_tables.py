@@ -129,14 +129,7 @@ TFA_PAIRS = TableSpec(
             pa.float64(),
             True,
             "share of the training image's pixels in the marked region (a patch): what chance "
-            "gives; null: the data has no masks",
-        ),
-        (
-            "marked_share",
-            pa.float64(),
-            True,
-            "share of the first map's highest-ranked pixels in the marked region; null: no masks, "
-            "no map, or nothing marked in this image",
+            "gives to 'marked_share' in tfa_map_scores; null: the data has no masks",
         ),
     ),
 )
