@@ -26,49 +26,88 @@ from gradattr.manifest.shapes import (
 _SYNONYMS = {
     "architecture": ("arch",),
     "attribution_methods": ("methods",),
+    "attribution_scores": ("scores",),
     "backbone": ("arch",),
+    "baseline": ("two_step",),
     "baselines": ("baseline",),
     "batchsize": ("batch_size",),
     "checkpoint": ("weights",),
+    "checkpoints": ("keep_epochs", "scores"),
+    "cosine": ("grad_cos",),
     "dataset": ("data",),
+    "dot": ("grad_dot",),
+    "dot_product": ("grad_dot",),
     "epsilon": ("eps",),
+    "errors": ("misclassified",),
     "factor": ("lr_decay",),
     "fill": ("value",),
+    "filter": ("select",),
+    "hessian": ("matrix",),
     "ig": ("integrated_gradients",),
+    "incorrect": ("misclassified",),
+    "influence": ("scores",),
+    "influence_functions": ("influence",),
     "internal_batch_size": ("batch_size",),
-    "k": ("levels",),
-    "layers": ("hidden",),
+    "iterations": ("max_steps",),
+    "k": ("levels", "top"),
+    "lam": ("damping",),
+    "lambda": ("damping",),
+    "layers": ("hidden", "layer", "parameters"),
     "learning_rate": ("lr",),
-    "method": ("methods", "name", "rule"),
+    "limit": ("count",),
+    "max_iter": ("max_steps",),
+    "method": ("methods", "name", "rule", "inverse", "scores"),
+    "methods": ("scores",),
+    "module": ("layer",),
+    "n_pairs": ("top",),
+    "n_queries": ("count",),
     "n_samples": ("samples",),
     "n_seeds": ("seeds",),
     "n_steps": ("steps",),
     "noise": ("sigma",),
+    "noise_level": ("sigma",),
     "normalize": ("mean",),
     "nt_samples": ("samples",),
+    "num_queries": ("count",),
     "num_samples": ("samples",),
     "num_seeds": ("seeds",),
     "num_steps": ("steps",),
     "num_workers": ("workers",),
     "output": ("store",),
     "output_dir": ("store",),
+    "pairs": ("top",),
     "path": ("url", "file", "files"),
     "pretrained": ("weights",),
     "recipe": ("train", "retrain"),
     "repeats": ("seeds",),
+    "saliency_maps": ("maps",),
+    "save_epochs": ("keep_epochs",),
+    "save_scores": ("keep",),
     "schemes": ("methods",),
     "sg": ("smoothgrad",),
+    "select": ("queries",),
     "shard_size": ("shard_rows",),
-    "size": ("resize",),
+    "size": ("resize", "buckets"),
+    "sketch": ("index",),
+    "sketches": ("index",),
+    "solver": ("inverse",),
+    "std": ("sigma",),
     "std_dev": ("stdev", "sigma"),
     "stdevs": ("stdev", "sigma"),
-    "test_data": ("test",),
+    "tda": ("scores",),
+    "test": ("queries",),
+    "test_data": ("test", "queries"),
+    "test_images": ("queries",),
+    "tol": ("tolerance",),
+    "top_k": ("top",),
+    "tracincp": ("tracin",),
     "train_data": ("data",),
     "type": ("format", "arch", "kind", "name"),
     "uri": ("url",),
     "vanilla": ("saliency",),
     "vanilla_gradient": ("saliency",),
     "vanilla_gradients": ("saliency",),
+    "wrong": ("misclassified",),
 }
 
 _WORDY_BOOLS = {
@@ -110,14 +149,14 @@ def key_hint(key: str, owner: Model, union: Tagged | None, tag: str, root: type[
         allowed = [name for name in owner.keys if name != union.key]
         takes = f"'{tag}' takes {listing(allowed, 'and')}"
         return f"; it is a key of {listing(quoted(others))}; {takes}" if others else f"; {takes}"
-    if owner.cls is root:
-        kinds = [kind for kind, model in KINDS.items() if key in model.model_fields]
-        if kinds:
-            return f"; it is a key of kind {listing(quoted(kinds))}"
     for section in root.model_fields:
         shape = field_shape(root, section)
         if isinstance(shape, Model) and key in shape.keys:
             return f"; it belongs under '{section}'"
+    if owner.cls is root:
+        kinds = [kind for kind, model in KINDS.items() if key in model.model_fields]
+        if kinds:
+            return f"; it is a key of kind {listing(quoted(kinds))}"
     if owner.cls is not root and key in root.model_fields:
         return "; it belongs at the top level of the manifest"
     return f"; expected {listing(quoted(owner.keys))}"

@@ -1,8 +1,9 @@
 """``--set methods.0.steps=100``: one value of the tree replaced before anything is validated.
 
-The path is dotted; a step into a list is an index, or the name or id of a method. The value is
-YAML: a scalar, ``[...]`` or ``{...}``, under the same restrictions as the file. Where the file has
-a short form (``data: digits``), setting a key below it expands the short form first.
+The path is dotted; a step into a list is an index, or the name or id of what stands there (a
+method, a score, a map). The value is YAML: a scalar, ``[...]`` or ``{...}``, under the same
+restrictions as the file. Where the file has a short form (``data: digits``), setting a key below it
+expands the short form first.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _SHORT_FORMS = {
     "baseline": "kind",
     "data": "format",
     "maps": "map",
+    "method": "name",
     "methods": "name",
     "scores": "score",
     "store": "url",
@@ -176,7 +178,7 @@ def _names(item: Node) -> list[str]:
     if isinstance(item, ScalarNode):
         return [item.text]
     if isinstance(item, MappingNode):
-        found = [item.values.get(key) for key in ("id", "name")]
+        found = [item.values.get(key) for key in ("id", "name", "score", "map")]
         return [node.text for node in found if isinstance(node, ScalarNode)]
     return []
 

@@ -46,6 +46,7 @@ def manifest_schema() -> JsonSchema:
     _state_origin_of_weights(definitions)
     _need_train_block(definitions)
     _need_training_data(definitions)
+    _need_maps_to_test(definitions)
     _allow_no_other_names(definitions)
     kinds = {kind: f"#/$defs/{model.__name__}" for kind, model in KINDS.items()}
     return {
@@ -150,12 +151,18 @@ def _need_train_block(definitions: JsonSchema) -> None:
 
 
 def _need_training_data(definitions: JsonSchema) -> None:
-    """``data`` of a ``train`` block may be left out in an audit, which has data of its own."""
+    """``data`` of a ``train`` block may be left out in kinds that have data of their own."""
     definitions["TrainSpec"]["required"].remove("data")
     needed = {"required": ["data"]}
     for name in ("AttributeManifest", "TrainManifest"):
         definitions[name]["properties"]["model"]["properties"] = {"train": needed}
     definitions["LinearMethod"]["properties"]["train"] |= needed
+
+
+def _need_maps_to_test(definitions: JsonSchema) -> None:
+    tested = {"properties": {"insertion": {"type": "object"}}, "required": ["insertion"]}
+    definitions["TfaManifest"]["if"] = tested
+    definitions["TfaManifest"]["then"] = {"properties": {"maps": {"minItems": 1}}}
 
 
 def _allow_no_other_names(definitions: JsonSchema) -> None:

@@ -99,6 +99,7 @@ class TfaManifest(ManifestBase):
     data: DataSpec
     """The training examples that are scored: the training set, or a pool of others."""
     queries: Queries
+    """The predictions that are to be explained."""
     preprocess: Preprocess | Literal["weights"] = Field(default_factory=Preprocess)
     """From pixels to model input; 'weights': the transforms of torchvision's published weights."""
     model: ModelSpec

@@ -177,9 +177,9 @@ def _methods(baselines: bool = True) -> st.SearchStrategy[Any]:
     return st.lists(one, min_size=1, max_size=3).map(_with_ids)
 
 
-def _with_ids(methods: list[Any]) -> list[Any]:
+def _with_ids(methods: list[Any], tag: str = "name") -> list[Any]:
     return [
-        {**({"name": method} if isinstance(method, str) else method), "id": f"m{index}"}
+        {**({tag: method} if isinstance(method, str) else method), "id": f"m{index}"}
         if index
         else method
         for index, method in enumerate(methods)
@@ -217,7 +217,12 @@ def _manifests() -> st.SearchStrategy[dict[str, Any]]:
         {"kind": "train", "name": "a-b", "model": _models(trained=True)},
         {**shared, "preprocess": steps},
     )
-    return st.one_of(attribute, train, _audits({**shared, "preprocess": steps}))
+    return st.one_of(
+        attribute,
+        train,
+        _audits({**shared, "preprocess": steps}),
+        _training_attributions({**shared, "preprocess": steps}),
+    )
 
 
 def _audits(shared: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -255,3 +260,97 @@ def _audits(shared: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
             "shard_rows": (1, 1000),
         },
     )
+
+
+def _training_attributions(shared: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    target = {"target": ("loss_pred", "logit_true")}
+    queries = st.one_of(
+        _part({"data": _data(), "ids": (["a"], ["b", "00000001"])}, target),
+        _part(
+            {"data": _data()},
+            {
+                **target,
+                "select": ("all", "misclassified"),
+                "classes": (None, ["a", 3]),
+                "per_class": (None, 2),
+                "count": (1, 500),
+                "order": ("row", "loss"),
+            },
+        ),
+    )
+    sketched = {"scores": _scores(of_gradients=True), "keep": ("none", "top:7")}
+    index = _part({}, {"buckets": (16, 4096), "seed": 1, "candidates": 9, "recall_queries": 0})
+    uses = [
+        {"scores": _scores(), "keep": ("full", "top:100", "above:.5", "above:1e-3"), "top": (1, 9)},
+        {**sketched, "index": index},
+        {**sketched, "index_of": "run:why-0123abcd"},
+    ]
+    tested = {
+        "maps": _training_maps(),
+        "insertion": _part(
+            {"fill": (0, -0.5, [0.1, 0.2, 0.3])},
+            {
+                "tests": (["deletion"], ["insertion", "deletion"]),
+                "levels": ([0.1, 0.5, 1], [1]),
+                "steps": ([1], [1, 10]),
+                "lr": 0.1,
+                "sides": (["harmful"], ["helpful", "harmful"]),
+            },
+        ),
+    }
+    more = {
+        "parameters": (None, ["fc.*"]),
+        "localisation_level": (0.05, 1),
+        "shard_rows": (1, 1000),
+        "query_block": (1, 64),
+        "map_queries": 4,
+        "errors": ({"max": 0.5}, {}),
+    }
+    return st.one_of(
+        _part(
+            {
+                "kind": "tfa",
+                "name": ("why", "t-1"),
+                "data": _data(),
+                "queries": queries,
+                "model": _models(trained=False, own_data=False),
+                **(tested if with_test else {}),
+            },
+            {**shared, **more, **use, **({} if with_test else {"maps": ([], ["tfa"])})},
+        )
+        for use in uses
+        for with_test in (False, True)
+    )
+
+
+def _scores(of_gradients: bool = False) -> st.SearchStrategy[Any]:
+    gradient = st.one_of(
+        st.sampled_from(["grad_cos", "grad_dot"]), _part({"score": "grad_cos"}, {"id": "cos"})
+    )
+    checkpoint = _part({"weights": ("w.pt", "s3://b/w"), "lr": (0.1, 1)}, {"sha256": (None,)})
+    one = st.one_of(
+        gradient,
+        _part({"score": "tracin", "checkpoints": st.lists(checkpoint, min_size=1, max_size=2)}, {}),
+        _part({"score": "relatif"}, {"damping": (1, 1e-3), "examples": (None, 500)}),
+        _part(
+            {"score": "influence", "inverse": "cg"},
+            {"matrix": ("hessian", "gauss_newton"), "tolerance": 1e-3, "max_steps": 5},
+        ),
+        _part({"score": "random"}, {"seed": (0, 5)}),
+    )
+    found = st.lists(gradient if of_gradients else one, min_size=1, max_size=3)
+    return found.map(lambda scores: _with_ids(scores, "score"))
+
+
+def _training_maps() -> st.SearchStrategy[Any]:
+    one = st.one_of(
+        st.just("tfa"),
+        _part({"map": "tfa"}, {"samples": (1, 50), "sigma": (0, 0.2), "times_input": True}),
+        _part({"map": "tfa", "layer": "layer4"}, {"reading": ("agreement", "gradient")}),
+        _part(
+            {"map": "two_step", "method": ("saliency", {"name": "smoothgrad", "samples": 3})},
+            {"target": ("logit_pred", 3)},
+        ),
+    )
+    found = st.lists(one, min_size=1, max_size=3)
+    return found.map(lambda maps: _with_ids(maps, "map"))

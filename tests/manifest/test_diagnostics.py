@@ -190,7 +190,7 @@ def test_method_faults(fault: Fault, methods: str, expected: str) -> None:
     [
         (
             "name: t",
-            "m.yaml:1:1: the required key 'kind' is missing: 'attribute', 'train' or 'diff",
+            "m.yaml:1:1: the required key 'kind' is missing: 'attribute', 'train', 'diffroar' or",
         ),
         ("kid: train", "is 'kid' meant to be it?"),
         ("kind: atribute", "m.yaml:1:7: kind: 'atribute' is not one of"),
@@ -321,6 +321,88 @@ def test_faulty_data_of_an_audit_is_told_once(faults: Faults) -> None:
 def test_names_are_not_written_without_brackets(fault: Fault) -> None:
     found = fault(f"{AUDIT}models: [mlp]\n")
     assert found.endswith("models: a list is not a mapping of names to models")
+
+
+QUERIES = "queries: {data: {format: digits, split: test}}\n"
+TFA = f"kind: tfa\nname: t\ndata: digits\n{QUERIES}model: {{arch: mlp, train: {{epochs: 3}}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        ("tda: [grad_cos]", "m.yaml:6:1: tda: unknown key; did you mean 'scores'?"),
+        ("influence: {}", "did you mean 'scores'?"),
+        ("methods: [saliency]", "did you mean 'scores'?"),
+        ("k: 3", "did you mean 'top'?"),
+        ("test: digits", "did you mean 'queries'?"),
+        ("select: all", "did you mean 'queries'?"),
+        ("target: loss_true", "target: unknown key; it belongs under 'queries'"),
+        ("layers: [fc]", "did you mean 'parameters'?"),
+        ("parameters: fc", "write it as a list: [fc]"),
+        ("keep: 100", "keep: 100 is not 'full', 'none', 'top:<k>' or 'above:<score>'"),
+        ("index_of: why-01", "'why-01' is not a run of this store as 'run:<run id>'"),
+        ("index: true", "true is not a mapping with keys such as buckets"),
+        ("index: {}\nindex_of: run:a", "give either index (build one) or index_of (use one)"),
+        ("index: {}\nscores: [random]", "m.yaml:6:1: index: sketches estimate grad_cos and"),
+        ("scores: [grad-cos]", "m.yaml:6:10: scores[0]: 'grad-cos' is not one of 'grad_cos'"),
+        ("scores: [cosine]", "did you mean 'grad_cos'?"),
+        ("scores: [grad_cos, grad_cos]", "m.yaml:6:1: scores: grad_cos stands there more than on"),
+        ("scores: [{influence: {damping: 1}}]", "write 'score: influence', with its parameters"),
+        ("scores: [{score: influence, lambda: 1}]", "did you mean 'damping'?"),
+        (
+            "scores: [{score: grad_cos, damping: 1}]",
+            "a key of 'influence' or 'relatif'; 'grad_cos'",
+        ),
+        ("scores: [{score: influence, matrix: hessian}]", "approximates matrix 'gauss_newton'"),
+        ("scores: [tracin]", "m.yaml:6:1: scores: 'tracin' needs the weights after epochs: state"),
+        ("maps: [{map: tfa, n_samples: 3}]", "m.yaml:6:19: maps[0].n_samples: unknown key; did"),
+        ("maps: [{map: tfa, n_samples: 3}]", "did you mean 'samples'?"),
+        ("maps: [{map: tfa, method: saliency}]", "it is a key of 'two_step'; 'tfa' takes id"),
+        ("maps: [two_step]", "'two_step' is too short here: the required key 'method' is missing"),
+        ("maps: [{map: two_step, method: saliancy}]", "maps[0].method: 'saliancy' is not one of"),
+        ("maps: [{map: two_step, method: linear}]", "method 'linear' needs a model or a pool"),
+        ("maps: [{map: tfa, reading: agreement}]", "m.yaml:6:19: maps[0].reading: 'agreement' is"),
+        ("insertion: {k: [0.5], fill: 0}", "insertion.k: unknown key; did you mean 'levels'?"),
+        ("insertion: {}", "m.yaml:6:1: insertion: removed pixels become the data's mean, which"),
+        ("insertion: {fill: 0}\nmaps: []", "m.yaml:6:1: insertion: there are no maps to test"),
+        ("localisation_level: 10", "; as a share, 10 percent is 0.1"),
+    ],
+)
+def test_faults_of_training_attributions(fault: Fault, tail: str, expected: str) -> None:
+    assert expected in fault(TFA + tail)
+
+
+@pytest.mark.parametrize(
+    ("queries", "expected"),
+    [
+        ("digits", "m.yaml:4:10: queries: 'digits' is not a mapping with keys such as data, ids"),
+        ("{data: digts}", "m.yaml:4:17: queries.data: 'digts' is not one of"),
+        ("{select: all}", "m.yaml:4:10: queries: the required key 'data' is missing"),
+        ("{data: digits, select: incorrect}", "did you mean 'misclassified'?"),
+        ("{data: digits, n_queries: 4}", "did you mean 'count'?"),
+        ("{data: digits, limit: 4}", "did you mean 'count'?"),
+        ("{data: digits, ids: [3]}", "queries.ids[0]: 3 is not text; to mean text, write it in qu"),
+        ("{data: digits, ids: [a], count: 3}", "ids say which queries; leave out count"),
+        ("{data: digits, classes: [-1]}", "-1 is not text or a whole number of at least 0"),
+    ],
+)
+def test_faults_of_queries(fault: Fault, queries: str, expected: str) -> None:
+    assert expected in fault(TFA.replace(QUERIES, f"queries: {queries}\n"))
+
+
+def test_faulty_data_of_a_training_attribution_is_told_once(faults: Faults) -> None:
+    text = TFA.replace("data: digits\n", "data: digit\n").replace(
+        "{format: digits, s", "{format: idx, s"
+    )
+    places = [line.split(": ")[0] for line in faults(text)]
+    assert places == ["m.yaml:3:7", "m.yaml:4:17", "m.yaml:4:31"]
+    found = faults("kind: tfa\nname: t\n")
+    assert [line.split("'")[1] for line in found] == ["data", "queries", "model"]
+
+
+def test_epochs_to_keep_are_asked_of_the_training(fault: Fault) -> None:
+    found = fault(TFA.replace("epochs: 3", "epochs: 3, checkpoints: [1, 3]"))
+    assert found.endswith("model.train.checkpoints: unknown key; did you mean 'keep_epochs'?")
 
 
 def _patterns(schema: Any) -> set[str]:

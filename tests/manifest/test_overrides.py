@@ -111,6 +111,56 @@ def test_sets_in_an_audit(option: str, path: str, expected: object) -> None:
     assert found == expected
 
 
+TFA = """\
+kind: tfa
+name: why
+data: digits
+queries: {data: digits}
+model: {arch: mlp, train: {epochs: 3}}
+scores:
+  - grad_cos
+  - {score: influence, id: koh}
+  - random
+maps: [tfa, {map: two_step, id: plain, method: saliency}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "path", "expected"),
+    [
+        ("scores.0=grad_dot", "scores.0.score", "grad_dot"),
+        ("scores.0.id=cos", "scores.0", {"id": "cos", "score": "grad_cos"}),
+        ("scores.1.damping=0.1", "scores.1.damping", 0.1),
+        ("scores.koh.damping=0.1", "scores.1.damping", 0.1),
+        ("scores.influence.inverse=cg", "scores.1.inverse", "cg"),
+        ("scores.random.seed=3", "scores.2.seed", 3),
+        ("scores.3={score: relatif, damping: 1}", "scores.3.score", "relatif"),
+        ("scores=[grad_dot]", "scores", [{"id": None, "score": "grad_dot"}]),
+        ("maps.0.samples=10", "maps.0.samples", 10),
+        ("maps.tfa.samples=10", "maps.0.samples", 10),
+        ("maps.plain.method=gradient", "maps.1.method.name", "gradient"),
+        ("maps.two_step.method.target=3", "maps.1.method.target", 3),
+        ("maps=[]", "maps", []),
+        ("queries.data=digits", "queries.data.format", "digits"),
+        ("queries.data.split=test", "queries.data.split", "test"),
+        ("queries.data.split=test", "model.train.test.split", "test"),
+        ("queries.ids=['00000003']", "queries.ids", ["00000003"]),
+        ("queries.count=5", "queries.count", 5),
+        ("data.limit=9", "model.train.data.limit", 9),
+        ("insertion={fill: 0}", "insertion.fill", 0.0),
+        ("insertion.fill=0", "insertion.tests", ["insertion"]),
+        ("index={}", "index.buckets", 4096),
+        ("index.buckets=64", "index.buckets", 64),
+        ("keep=full", "keep", "full"),
+    ],
+)
+def test_sets_in_a_training_attribution(option: str, path: str, expected: object) -> None:
+    found: Any = resolved(parse_manifest(TFA, overrides=[option]))
+    for step in path.split("."):
+        found = found[int(step)] if isinstance(found, list) else found[step]
+    assert found == expected
+
+
 def test_the_last_setting_of_a_path_wins() -> None:
     assert value(["seed=1", "seed=2"], "seed") == 2
     assert value(["store.maps=int8", "store=s3://b"], "store.maps") == "float16"

@@ -75,7 +75,7 @@ def test_it_is_a_valid_schema_without_loose_ends() -> None:
 def test_every_definition_says_what_it_is() -> None:
     for name, definition in manifest_schema()["$defs"].items():
         assert definition.get("title"), name
-        if name not in ("Baseline", "Data", "Method", "Model"):
+        if name not in ("Baseline", "Data", "Map", "Method", "Model", "Score"):
             assert definition.get("description"), name
 
 
@@ -225,6 +225,76 @@ def test_only_an_audit_has_data_for_its_models() -> None:
     ):
         assert not models_accept(value)
         assert not schema_accepts(value)
+
+
+TFA: dict[str, Any] = {
+    "kind": "tfa",
+    "name": "why",
+    "data": "digits",
+    "queries": {"data": {"format": "digits", "split": "test"}},
+    "model": {"arch": "mlp", "train": {"epochs": 3}},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"model": {"arch": "mlp", "weights": "w.pt"}},
+        {"model": {"arch": "mlp", "train": {"data": "digits", "test": None}}},
+        {"queries": {"data": "digits", "ids": ["00000003"]}},
+        {"queries": {"data": "digits", "classes": ["cat", 3], "per_class": 2}},
+        {"scores": ["grad_cos", "random", {"score": "influence", "damping": 1}]},
+        {"scores": [{"score": "tracin", "checkpoints": [{"weights": "w", "lr": 0.1}]}]},
+        {"maps": []},
+        {"maps": ["tfa", {"map": "two_step", "method": "saliency"}]},
+        {"maps": [{"map": "tfa", "layer": "layer4", "reading": "agreement"}]},
+        {"insertion": {"fill": 0, "tests": ["insertion", "deletion"], "steps": [1, 10]}},
+        {"insertion": None, "maps": []},
+        {"keep": "above:.5", "parameters": ["fc.*"]},
+        {"index": {}},
+        {"index_of": "run:why-0123abcd"},
+    ],
+)
+def test_training_attributions_that_both_accept(change: dict[str, Any]) -> None:
+    value = {**TFA, **change}
+    assert models_accept(value)
+    assert schema_accepts(value), list(validator().iter_errors(value))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"queries": "digits"},
+        {"queries": {"data": "digit"}},
+        {"queries": {"data": "digits", "select": "wrong"}},
+        {"queries": {"data": "digits", "ids": []}},
+        {"queries": {"data": "digits", "classes": [-1]}},
+        {"model": {"arch": "mlp"}},
+        {"model": {"arch": "mlp", "train": {"data": "digit"}}},
+        {"scores": []},
+        {"scores": ["tda"]},
+        {"scores": [{"score": "grad_cos", "damping": 1}]},
+        {"scores": [{"score": "influence", "damping": 0}]},
+        {"scores": [{"score": "tracin", "checkpoints": [{"weights": "w"}]}]},
+        {"maps": ["two_step"]},
+        {"maps": [{"map": "tfa", "method": "saliency"}]},
+        {"maps": [], "insertion": {"fill": 0}},
+        {"keep": "all"},
+        {"keep": "top:0"},
+        {"top": 0},
+        {"insertion": {"fill": 0, "levels": [50]}},
+        {"insertion": True},
+        {"index": True},
+        {"index_of": "why-0123abcd"},
+        {"methods": ["saliency"]},
+        {"test": "digits"},
+    ],
+)
+def test_training_attributions_that_both_refuse(change: dict[str, Any]) -> None:
+    value = {**TFA, **change}
+    assert not models_accept(value)
+    assert not schema_accepts(value)
 
 
 _SLOW = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
