@@ -114,6 +114,10 @@ PATTERN_WORDS = {
     r"^(float16|float32|int8|none|pooled:[1-9][0-9]{0,3}|topk:[1-9][0-9]{0,6})$": (
         "'float16', 'float32', 'int8', 'pooled:<n>', 'topk:<k>' or 'none'"
     ),
+    r"^(full|none|top:[1-9][0-9]{0,5}|above:[0-9]*\.?[0-9]+(e-?[0-9]+)?)$": (
+        "'full', 'none', 'top:<k>' or 'above:<score>'"
+    ),
+    r"^run:[A-Za-z0-9._-]+$": "a run of this store as 'run:<run id>'",
     r"^https?://[^\s@]+$": "an address such as 'https://host:port', without credentials",
 }
 
