@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from gradattr.manifest.base import Seed, Sha256, Spec
 from gradattr.manifest.data import DataSpec
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+
+
+def _is_empty(value: Sized) -> bool:
+    return not value
 
 
 class Augment(Spec):
@@ -82,6 +87,20 @@ class TrainSpec(TrainingRecipe):
     """Fixes initial weights, order of batches and augmentation."""
     checkpoint_every: Positive = 10
     """Epochs between checkpoints that an interrupted training resumes from."""
+    # Written down only where something is asked for: recipes without it keep their digests.
+    keep_epochs: list[Positive] = Field(default=[], max_length=1000, exclude_if=_is_empty)
+    """Epochs after which the weights are kept, for TracIn; ascending, each once. Those that a
+    training does not reach, because it stops early, do not exist. Default: none."""
+
+    @field_validator("keep_epochs")
+    @classmethod
+    def _in_order(cls, value: list[int], info: ValidationInfo) -> list[int]:
+        if value != sorted(set(value)):
+            raise ValueError("give the epochs in ascending order, each once")
+        epochs = info.data.get("epochs")
+        if value and epochs is not None and value[-1] > epochs:
+            raise ValueError(f"epoch {value[-1]} is never run: the training has {epochs} epochs")
+        return value
 
 
 class ModelBase(Spec):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import safetensors.torch
@@ -28,7 +29,11 @@ def save_weights(model: nn.Module) -> bytes:
 
     Raises ModelError for state that is not a tensor (a module's extra state).
     """
-    state = model.state_dict()
+    return save_state(model.state_dict())
+
+
+def save_state(state: Mapping[str, Any]) -> bytes:
+    """The same for a state dict."""
     strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if strange:
         raise ModelError(f"model: {strange[0]!r} in its state dict is not a tensor")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,8 +48,13 @@ def load_state(model: nn.Module, state: State, name: str) -> None:
 
 def check_finite(model: nn.Module, name: str = "model") -> None:
     """Raise ModelError naming the parameters and buffers that hold NaN or infinities."""
+    check_finite_state(model.state_dict(), name)
+
+
+def check_finite_state(state: Mapping[str, Any], name: str) -> None:
+    """The same for a state dict."""
     bad: list[str] = []
-    for key, value in model.state_dict().items():
+    for key, value in state.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             nans = int(value.isnan().sum())
             infinities = int(value.isinf().sum())

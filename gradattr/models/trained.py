@@ -1,33 +1,33 @@
 """Trained models in the store: found again by the digest of their recipe, by every later run.
 
 ``models/<digest16>/record.json`` says what was trained and names the weights file; it is written
-last, and the first one that is written counts. A record that does not parse, has a wrong digest of
-itself, belongs to another recipe, or names a file that is missing or of another size counts as
-absent.
+last, and the first one that is written counts. It also names the weights after those epochs that
+were asked for (``keep_epochs``). A record that does not parse, has a wrong digest of itself,
+belongs to another recipe, or names a file that is missing or of another size counts as absent.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from gradattr.canonical import digest_bytes, digest_json
-from gradattr.errors import IntegrityError, ModelError, StoreError
+from gradattr.errors import IntegrityError, ModelError
 from gradattr.manifest.data import Preprocess
 from gradattr.manifest.model import AnyModel, PythonModel
 from gradattr.models.architectures import Shape, build_model, describe
+from gradattr.models.checkpoints import StoredCheckpoints
 from gradattr.models.files import save_weights, weights_from_bytes
+from gradattr.models.kept import KeptWeights, kept_from_json
 from gradattr.models.python_factory import factory_digest
 from gradattr.models.state import check_finite, load_state
 from gradattr.retraining.result import TrainResult
 from gradattr.storage.layout import (
     new_nonce,
-    trained_checkpoint_data_key,
-    trained_checkpoint_key,
     trained_dir,
     trained_record_key,
     trained_weights_key,
@@ -36,10 +36,12 @@ from gradattr.storage.objects import ObjectStore
 from gradattr.storage.sealed import seal, unseal
 
 TRAINED_FORMAT = "gradattr/trained"
-CHECKPOINT_FORMAT = "gradattr/checkpoint"
 
 #: Changes when the same recipe would give another model.
 _RECIPE_VERSION = 1
+
+#: Requests in flight at once.
+_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,20 @@ class TrainedReference:
     """Key of the weights file in the store."""
     sha256: str
     bytes: int
+    kept: tuple[KeptWeights, ...] = field(default=(), kw_only=True)
+    """The weights after the epochs that were asked for and were run, in order of epochs."""
+
+    def weights_after(self, epoch: int) -> KeptWeights:
+        """What was kept of an epoch. ModelError if nothing was."""
+        for weights in self.kept:
+            if weights.epoch == epoch:
+                return weights
+        there = ", ".join(str(weights.epoch) for weights in self.kept) or "of no epoch"
+        raise ModelError(
+            f"trained model {self.digest[:16]}: the weights after epoch {epoch} were not kept; "
+            f"there are: {there}. List it in model.train.keep_epochs to train with it, and mind "
+            "that training may stop early (stop_below)"
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +87,13 @@ class TrainedModel(TrainedReference):
             "key": self.key,
             "sha256": self.sha256,
             "bytes": self.bytes,
+            "kept": [weights.to_json() for weights in self.kept],
         }
+
+    def files(self) -> list[dict[str, Any]]:
+        """All its files, as a run's shard record names them to have them checked."""
+        named: list[TrainedReference | KeptWeights] = [self, *self.kept]
+        return [{"key": f.key, "bytes": f.bytes, "sha256": f.sha256} for f in named]
 
 
 def recipe_digest(
@@ -84,8 +106,8 @@ def recipe_digest(
     """What identifies the model that ``spec`` and its ``train`` block lead to: 64 hex digits.
 
     ``data`` holds the content digests of the data sets ('train', and 'test' where there is one):
-    their location is no part of it, nor is how often checkpoints are kept. Of a user's own factory
-    the source file is.
+    their location is no part of it, nor is how often checkpoints to resume from are kept. Of a
+    user's own factory the source file is; so are ``keep_epochs``, if there are any.
     """
     if spec.train is None:
         raise ModelError("the model has no 'train' block, so there is no recipe to identify")
@@ -122,13 +144,26 @@ def read_trained(store: ObjectStore, digest: str) -> TrainedModel | None:
             shape=tuple(value["shape"]),
             num_classes=value["num_classes"],
             metrics=value["metrics"],
+            kept=kept_from_json(value.get("kept", []), digest),
         )
     except (ValueError, KeyError, TypeError):
         return None
     if trained.digest != digest or not trained.key.startswith(f"{trained_dir(digest)}/"):
         return None
-    info = store.head(trained.key)
-    return trained if info is not None and info.bytes == trained.bytes else None
+    return trained if _all_there(store, trained) else None
+
+
+def _all_there(store: ObjectStore, trained: TrainedModel) -> bool:
+    """Is every file of it in the store, in its full size?"""
+
+    def there(file: TrainedReference | KeptWeights) -> bool:
+        info = store.head(file.key)
+        return info is not None and info.bytes == file.bytes
+
+    if not trained.kept:
+        return there(trained)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return all(pool.map(there, [trained, *trained.kept]))
 
 
 def write_trained(
@@ -139,18 +174,30 @@ def write_trained(
     shape: Shape,
     num_classes: int,
     result: TrainResult,
+    kept: Sequence[KeptWeights] = (),
 ) -> TrainedModel:
     """Keep a model that was trained by the recipe ``digest``; return the one that counts.
 
-    Where two trainers race, the first record counts and both get it. The training's checkpoint is
-    deleted. Raises ModelError if the weights are not finite.
+    ``kept``: the weights on the way, which stand in the store already. Where two trainers race, the
+    first record counts and both get it. The training's checkpoint is deleted. Raises ModelError if
+    the weights are not finite.
     """
     check_finite(model, f"model {describe(spec)} after training")
     data = save_weights(model)
     sha256 = digest_bytes(data)
     key = trained_weights_key(digest, sha256[:16], new_nonce())
     metrics = result.metrics() | {"history": [epoch.to_json() for epoch in result.history]}
-    ours = TrainedModel(digest, key, sha256, len(data), describe(spec), shape, num_classes, metrics)
+    ours = TrainedModel(
+        digest,
+        key,
+        sha256,
+        len(data),
+        describe(spec),
+        shape,
+        num_classes,
+        metrics,
+        kept=tuple(kept),
+    )
     store.put_unique(key, data)
     _claim(store, ours)
     StoredCheckpoints(store, digest).clear()
@@ -169,6 +216,7 @@ def _claim(store: ObjectStore, trained: TrainedModel) -> None:
             "shape": list(trained.shape),
             "num_classes": trained.num_classes,
             "metrics": trained.metrics,
+            "kept": [weights.to_json() for weights in trained.kept],
         }
     )
     key = trained_record_key(trained.digest)
@@ -190,13 +238,41 @@ def load_trained(
     Raises IntegrityError if the weights are not those of the record, ModelError if they do not
     fit the architecture.
     """
+    return _load(store, trained, spec, shape, num_classes)
+
+
+def load_kept(
+    store: ObjectStore,
+    trained: TrainedReference,
+    epoch: int,
+    spec: AnyModel,
+    *,
+    shape: Shape,
+    num_classes: int,
+) -> nn.Module:
+    """The model as it was after ``epoch``: float32, on the CPU, in eval mode.
+
+    Its learning rate is ``trained.weights_after(epoch).lr``. Raises ModelError if that epoch was
+    not kept (the final weights stand for the last one only if it was asked for), and as
+    ``load_trained`` does.
+    """
+    return _load(store, trained.weights_after(epoch), spec, shape, num_classes)
+
+
+def _load(
+    store: ObjectStore,
+    file: TrainedReference | KeptWeights,
+    spec: AnyModel,
+    shape: Shape,
+    num_classes: int,
+) -> nn.Module:
     model = build_model(spec, shape=shape, num_classes=num_classes, seed=0)
-    data = read_weights(store, trained)
-    load_state(model, weights_from_bytes(data, trained.key), trained.key)
+    data = read_weights(store, file)
+    load_state(model, weights_from_bytes(data, file.key), file.key)
     return model.eval()
 
 
-def read_weights(store: ObjectStore, reference: TrainedReference) -> bytes:
+def read_weights(store: ObjectStore, reference: TrainedReference | KeptWeights) -> bytes:
     """The bytes of a trained model's weights. IntegrityError if they are gone or others."""
     data = store.get(reference.key)
     if data is None:
@@ -207,67 +283,3 @@ def read_weights(store: ObjectStore, reference: TrainedReference) -> bytes:
             f"{reference.sha256}; delete the file, and the model is trained again"
         )
     return data
-
-
-class StoredCheckpoints:
-    """The newest checkpoint of a training, in the store: gradattr.retraining.Checkpoints.
-
-    The pointer ``checkpoint.json`` is overwritten; the checkpoint it named before is deleted then.
-    """
-
-    def __init__(self, store: ObjectStore, digest: str) -> None:
-        self._store = store
-        self._digest = digest
-        self._pointer = trained_checkpoint_key(digest)
-        self._newest: str | None = None
-
-    def save(self, epoch: int, data: bytes) -> None:
-        key = trained_checkpoint_data_key(self._digest, epoch, new_nonce())
-        self._store.put_unique(key, data)
-        pointer = {
-            "format": CHECKPOINT_FORMAT,
-            "recipe": self._digest,
-            "epoch": epoch,
-            "key": key,
-            "sha256": digest_bytes(data),
-        }
-        self._store.put(self._pointer, seal(pointer))
-        self._forget()
-        self._newest = key
-
-    def load(self) -> tuple[int, bytes] | None:
-        pointer = self._read_pointer()
-        if pointer is None:
-            return None
-        epoch, key, sha256 = pointer
-        data = self._store.get(key)
-        if data is None or digest_bytes(data) != sha256:
-            return None
-        self._newest = key
-        return epoch, data
-
-    def clear(self) -> None:
-        """Delete what is there: the training is complete."""
-        pointer = self._read_pointer()
-        if pointer is not None:
-            self._newest = pointer[1]
-            with contextlib.suppress(StoreError):
-                self._store.delete(self._pointer)
-        self._forget()
-        self._newest = None
-
-    def _read_pointer(self) -> tuple[int, str, str] | None:
-        """(epoch, key, sha256) of the newest checkpoint, if the pointer is whole and ours."""
-        try:
-            value = unseal(self._store.get(self._pointer) or b"", CHECKPOINT_FORMAT)
-            epoch, key, sha256 = int(value["epoch"]), str(value["key"]), str(value["sha256"])
-        except (ValueError, KeyError, TypeError):
-            return None
-        inside = key.startswith(f"{trained_dir(self._digest)}/")
-        return (epoch, key, sha256) if inside and value.get("recipe") == self._digest else None
-
-    def _forget(self) -> None:
-        # Who may write but not delete can still train; 'gc' removes what is left.
-        if self._newest is not None:
-            with contextlib.suppress(StoreError):
-                self._store.delete(self._newest)

@@ -12,6 +12,7 @@ from gradattr.errors import IntegrityError, ModelError
 from gradattr.manifest.model import AnyModel, PythonModel
 from gradattr.models.architectures import Shape, build_model, describe
 from gradattr.models.files import save_weights, weights_from_bytes
+from gradattr.models.kept import kept_from_json
 from gradattr.models.published import (
     adapt_published,
     fetch_published,
@@ -103,7 +104,7 @@ def weights_digest(spec: AnyModel, store: ObjectStore | None) -> str:
         return published_digest(spec)
     weights = _named(spec)
     if weights.startswith(_RUN):
-        digest = _run_model(weights, store).sha256
+        digest = model_of_run(weights, store).sha256
     else:
         digest = sha256_of(weights, _options(store))
     _check_sha256(spec, weights, digest)
@@ -132,7 +133,7 @@ def _read(spec: AnyModel, store: ObjectStore | None) -> tuple[bytes, str]:
     weights = _named(spec)
     if not weights.startswith(_RUN):
         return read_bytes(weights, _options(store)), weights
-    reference = _run_model(weights, store)
+    reference = model_of_run(weights, store)
     assert store is not None
     return read_weights(store, reference), weights
 
@@ -147,8 +148,9 @@ def _options(store: ObjectStore | None) -> S3Options | None:
     return None if store is None else S3Options.from_store(store.spec)
 
 
-def _run_model(weights: str, store: ObjectStore | None) -> TrainedReference:
-    """The model that the committed run 'run:<id>' trained."""
+def model_of_run(weights: str, store: ObjectStore | None) -> TrainedReference:
+    """The model that a committed run trained: of ``weights`` 'run:<id>', its final weights and
+    those after the epochs that it has kept. ModelError if it trained none."""
     if store is None:
         raise ModelError(f"model.weights: {weights!r} names a run, but there is no store")
     run_id = weights.removeprefix(_RUN)
@@ -158,7 +160,11 @@ def _run_model(weights: str, store: ObjectStore | None) -> TrainedReference:
         if isinstance(model, dict) and record.extra.get("role", _MAIN_ROLE) == _MAIN_ROLE:
             try:
                 return TrainedReference(
-                    model["digest"], model["key"], model["sha256"], model["bytes"]
+                    model["digest"],
+                    model["key"],
+                    model["sha256"],
+                    model["bytes"],
+                    kept=kept_from_json(model.get("kept", []), model["digest"]),
                 )
             except KeyError as error:
                 raise IntegrityError(

@@ -1,7 +1,7 @@
 """Training a classifier: torch in, torch out. No files, no Ray, no manifest."""
 
 from gradattr.retraining.adversary import Adversary, perturb
-from gradattr.retraining.checkpoints import Checkpoints
+from gradattr.retraining.checkpoints import Checkpoints, EpochsInMemory, KeptEpochs
 from gradattr.retraining.evaluation import Evaluation, evaluate, evaluate_robust
 from gradattr.retraining.masking import Masking
 from gradattr.retraining.ranks import LevelBins, kept_count
@@ -14,7 +14,9 @@ __all__ = [
     "Augmentation",
     "Checkpoints",
     "EpochResult",
+    "EpochsInMemory",
     "Evaluation",
+    "KeptEpochs",
     "LevelBins",
     "Masking",
     "Recipe",

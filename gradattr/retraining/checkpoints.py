@@ -1,14 +1,18 @@
-"""What an interrupted training resumes from: the state of model and optimiser after an epoch."""
+"""What a training keeps: the state after an epoch, to resume from if it is interrupted, and the
+weights after those epochs that are asked for."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import pickle
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from gradattr.errors import ModelError
 
 _MAGIC = b"gradattr-checkpoint-1\n"
 _HASH_BYTES = 32
@@ -22,6 +26,51 @@ class Checkpoints(Protocol):
 
     def load(self) -> tuple[int, bytes] | None:
         """The newest epoch and its bytes, or None. Bytes that are damaged do no harm."""
+
+
+class KeptEpochs(Protocol):
+    """Where the weights after chosen epochs go, for what follows a training's course (TracIn)."""
+
+    @property
+    def epochs(self) -> Collection[int]:
+        """Those that are asked for, counted from 1. A training may end before it reaches them."""
+
+    def resume(self, epoch: int) -> bool:
+        """Told before a training begins (``epoch`` 0), or continues after ``epoch``: forget what
+        was kept of later epochs. Are the weights of all asked-for epochs up to it there, whole?"""
+
+    def keep(self, epoch: int, state: dict[str, Tensor], lr: float) -> None:
+        """Keep the weights after ``epoch``, in which the learning rate was ``lr``. ``state`` is a
+        state dict of its own on the CPU, contiguous."""
+
+
+class EpochsInMemory:
+    """Kept epochs for a notebook: ``kept`` is epoch -> (state dict, learning rate)."""
+
+    def __init__(self, epochs: Collection[int]) -> None:
+        self.epochs = frozenset(epochs)
+        self.kept: dict[int, tuple[dict[str, Tensor], float]] = {}
+
+    def resume(self, epoch: int) -> bool:
+        """See KeptEpochs."""
+        self.kept = {number: value for number, value in self.kept.items() if number <= epoch}
+        return all(number in self.kept for number in self.epochs if number <= epoch)
+
+    def keep(self, epoch: int, state: dict[str, Tensor], lr: float) -> None:
+        """See KeptEpochs."""
+        self.kept[epoch] = (state, lr)
+
+
+def portable_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state dict, copied to the CPU and contiguous, whatever the training's layout.
+
+    Raises ModelError for state that is not a tensor (a module's extra state).
+    """
+    state = model.state_dict()
+    strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise ModelError(f"model: {strange[0]!r} in its state dict is not a tensor")
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
 
 
 def encode_checkpoint(

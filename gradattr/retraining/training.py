@@ -18,7 +18,13 @@ from torch.nn import functional as F
 
 from gradattr.errors import Interrupted, ModelError
 from gradattr.retraining.adversary import perturb
-from gradattr.retraining.checkpoints import Checkpoints, decode_checkpoint, encode_checkpoint
+from gradattr.retraining.checkpoints import (
+    Checkpoints,
+    KeptEpochs,
+    decode_checkpoint,
+    encode_checkpoint,
+    portable_state,
+)
 from gradattr.retraining.evaluation import evaluate, evaluate_robust
 from gradattr.retraining.masking import Masking
 from gradattr.retraining.random_state import isolated_random
@@ -44,6 +50,7 @@ def train_classifier(
     device: torch.device | str = "cpu",
     on_epoch: Callable[[EpochResult], None] | None = None,
     checkpoints: Checkpoints | None = None,
+    keep: KeptEpochs | None = None,
     cancelled: Callable[[], bool] | None = None,
     distributed: bool = False,
 ) -> TrainResult:
@@ -56,10 +63,13 @@ def train_classifier(
     a checkpoint. ``cancelled`` is asked before every batch; when it says yes the training stops:
     between epochs a checkpoint is kept first, within one the epoch is lost.
 
+    ``keep`` is handed the weights after the epochs that it asks for. A checkpoint follows each, so
+    that a resumed training need not repeat them; where they are lost it starts again.
+
     ``distributed``: train together with the other processes of torch.distributed's default group,
     which make the same call. Each computes its share of every batch, so that a model without
     batch-norm and dropout becomes what one process makes of it, up to rounding. All return the same
-    result; ``checkpoints`` and ``on_epoch`` are used on rank 0 only.
+    result; ``checkpoints``, ``keep`` and ``on_epoch`` are used on rank 0 only.
 
     Raises DataError for labels, images or masks that do not fit each other or the model,
     ModelError when the loss is not finite any more or a batch is too small for batch-norm,
@@ -75,14 +85,17 @@ def train_classifier(
     test_data = None if test is None else TrainingData.on(device, *test, test_masking)
     mask = None if masking is None else masking.identity()
     loop = _Loop(model, data, test_data, recipe, device, team, mask, cancelled)
-    history = loop.restore(checkpoints)
+    history = loop.restore(checkpoints, keep)
     while not (stopped := _stop_reason(recipe, history)):
         result = loop.epoch(len(history) + 1)
         if _stop_reason(recipe, [result]):
             result = loop.attacked(result)
         history.append(result)
         interrupted = loop.interrupted()
-        due = result.epoch % recipe.checkpoint_every == 0 or interrupted
+        kept = keep is not None and result.epoch in keep.epochs
+        if keep is not None and kept and team.leads:
+            keep.keep(result.epoch, portable_state(model), result.lr)
+        due = result.epoch % recipe.checkpoint_every == 0 or kept or interrupted
         if checkpoints is not None and due and team.leads:
             checkpoints.save(result.epoch, loop.checkpoint(history))
         if on_epoch is not None and team.leads:
@@ -215,18 +228,29 @@ class _Loop:
         epochs = [result.to_json() for result in history]
         return encode_checkpoint(self.model, self.optimizer, self.identity(), epochs)
 
-    def restore(self, checkpoints: Checkpoints | None) -> list[EpochResult]:
+    def restore(
+        self, checkpoints: Checkpoints | None, keep: KeptEpochs | None
+    ) -> list[EpochResult]:
         """Continue from the newest checkpoint that fits; the history up to it."""
+        state = self._newest(checkpoints)
+        history = [] if state is None else [EpochResult(**result) for result in state["history"]]
+        whole = True
+        if keep is not None and self.team.leads:
+            whole = keep.resume(len(history))
+            if not whole:
+                keep.resume(0)
+        if state is None or not self.team.from_leader(whole):
+            return []
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        return history
+
+    def _newest(self, checkpoints: Checkpoints | None) -> dict[str, Any] | None:
         found = None
         if checkpoints is not None and self.team.leads:
             found = checkpoints.load()
         found = self.team.from_leader(found)
-        state = None if found is None else decode_checkpoint(found[1], self.identity())
-        if state is None:
-            return []
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        return [EpochResult(**result) for result in state["history"]]
+        return None if found is None else decode_checkpoint(found[1], self.identity())
 
 
 def _explained(error: Exception, images: int) -> Exception:

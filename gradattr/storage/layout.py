@@ -10,6 +10,7 @@
                   log/<attempt>/<name>
     models/<digest16>/record.json
                       weights-<sha16>-<nonce>.safetensors
+                      kept-<epoch>-<sha16>-<nonce>.safetensors
                       checkpoint.json
                       checkpoint-<epoch>-<nonce>.bin
     schedules/<name>/ticks/<tickUTC>.json
@@ -128,6 +129,11 @@ def trained_record_key(digest: str) -> str:
 def trained_weights_key(digest: str, sha16: str, nonce: str) -> str:
     """Weights. ``sha16``: the first 16 hex digits of the file's sha256."""
     return f"{trained_dir(digest)}/weights-{sha16[:16]}-{nonce}.safetensors"
+
+
+def trained_kept_key(digest: str, epoch: int, sha16: str, nonce: str) -> str:
+    """Weights after an epoch, kept because they were asked for."""
+    return f"{trained_dir(digest)}/kept-{epoch:06d}-{sha16[:16]}-{nonce}.safetensors"
 
 
 def trained_checkpoint_key(digest: str) -> str:

@@ -8,8 +8,13 @@ from pydantic import TypeAdapter
 
 from gradattr.data.types import DataIndex
 from gradattr.manifest.model import AnyModel
-from gradattr.models import TrainedModel, read_trained, write_trained
-from gradattr.models.trained import StoredCheckpoints
+from gradattr.models import (
+    StoredCheckpoints,
+    StoredEpochs,
+    TrainedModel,
+    read_trained,
+    write_trained,
+)
 from gradattr.plan import Task
 from gradattr.retraining import train_classifier
 from gradattr.storage.objects import ObjectStore, open_store
@@ -56,9 +61,10 @@ def train_model(context: RunContext, task: Task) -> dict[str, Any]:
         "model": trained.reference(),
         "models": {task.payload["role"]: trained.sha256},
         # Checked along with the run's own files; without them this shard counts as not done.
-        "files": [{"key": trained.key, "bytes": trained.bytes, "sha256": trained.sha256}],
+        "files": trained.files(),
         "role": task.payload["role"],
         "epochs": len(history),
+        "kept_epochs": [weights.epoch for weights in trained.kept],
     }
     writer.finish(rows=task.rows, row_ids=None, extra=extra)
     return extra
@@ -77,7 +83,8 @@ def _train(context: RunContext, task: Task, store: ObjectStore) -> TrainedModel 
     model = build_module(context, spec, spec.train.seed)
     test = loaded.get("test")
     digest = task.payload["digest"]
-    checkpoints = StoredCheckpoints(store, digest)
+    kept = StoredEpochs(store, digest, spec.train.keep_epochs)
+    checkpoints = StoredCheckpoints(store, digest, kept)
     result = train_classifier(
         model,
         loaded["train"].x,
@@ -92,8 +99,11 @@ def _train(context: RunContext, task: Task, store: ObjectStore) -> TrainedModel 
         test=None if test is None else (test.x, test.labels),
         device=choose_device(context.manifest.engine, context.manifest.runtime),
         checkpoints=checkpoints,
+        keep=kept,
         distributed=together(task),
     )
     if not leads(task):
         return None
-    return write_trained(store, digest, model, spec, context.shape, context.num_classes, result)
+    return write_trained(
+        store, digest, model, spec, context.shape, context.num_classes, result, kept.kept
+    )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gradattr.canonical import digest_json
-from gradattr.errors import IntegrityError, ModelError
+from gradattr.errors import IntegrityError, ModelError, StoreError
 from gradattr.manifest.data import Preprocess
 from gradattr.models import (
     StoredCheckpoints,
@@ -23,7 +23,6 @@ from gradattr.models import (
     weights_digest,
     write_trained,
 )
-from gradattr.models import trained as trained_module
 from gradattr.retraining import EpochResult, Recipe, TrainResult, train_classifier
 from gradattr.storage.layout import trained_checkpoint_key, trained_record_key
 
@@ -67,6 +66,7 @@ def test_what_is_written_is_read(store, spec):
         "key": record.key,
         "sha256": record.sha256,
         "bytes": record.bytes,
+        "kept": [],
     }
     model = load(store, spec, record)
     assert torch.equal(model.output.weight, build(spec, 5).output.weight)
@@ -318,7 +318,7 @@ def test_clearing_what_may_not_be_deleted_is_no_failure(store, monkeypatch):
     checkpoints.save(1, b"a")
 
     def denied(key):
-        raise trained_module.StoreError("denied")
+        raise StoreError("denied")
 
     monkeypatch.setattr(store, "delete", denied)
     checkpoints.save(2, b"b")

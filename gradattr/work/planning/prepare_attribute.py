@@ -70,6 +70,9 @@ def _models(manifest: AttributeManifest) -> dict[str, AnyModel]:
     models = {MAIN: manifest.model}
     for method in manifest.methods:
         if isinstance(method, LinearMethod):
-            recipe = method.train or manifest.model.train
+            recipe = method.train
+            if recipe is None and manifest.model.train is not None:
+                # Weights on the way to the explained model are kept of that one only.
+                recipe = manifest.model.train.model_copy(update={"keep_epochs": []})
             models[linear_role(method)] = LinearModel(arch="linear", train=recipe)
     return models
