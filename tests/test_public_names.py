@@ -67,6 +67,7 @@ def test_the_mathematics_of_training_data() -> None:
         "CountSketch",
         "Curvature",
         "Directions",
+        "Ekfac",
         "GradientProducts",
         "Maps",
         "Scores",

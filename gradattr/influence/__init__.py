@@ -8,6 +8,7 @@ maps = tfa_maps(products, x_train, y_train, queries, pairs).values   # (pairs, c
 
 from gradattr.influence.curvature import Curvature, Solution
 from gradattr.influence.directions import Directions
+from gradattr.influence.ekfac import Ekfac
 from gradattr.influence.layer_maps import agreement_maps, layer_maps
 from gradattr.influence.maps import Maps, tfa_maps
 from gradattr.influence.products import GradientProducts
@@ -32,6 +33,7 @@ __all__ = [
     "CountSketch",
     "Curvature",
     "Directions",
+    "Ekfac",
     "GradientProducts",
     "Maps",
     "Scores",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -55,6 +55,7 @@ class GradientProducts:
         self.batch_size = batch_size
         self.report: dict[str, Any] = {}
         self._wiring: Wiring | None = None
+        self._unfolded: Wiring | None = None
 
     def directions(self, x: Tensor, y: Tensor, target: str = "loss_true") -> Directions:
         """Gradients of the queries x (q, ...), y (q,): q directions of the size of the model.
@@ -133,6 +134,39 @@ class GradientProducts:
             }
         self.report.update(self._wiring.report())
         return self._wiring
+
+    def unfolded(self, x: Tensor, y: Tensor) -> Wiring:
+        """The same with no layer merged into another."""
+        plan = self.wiring(x, y).plan
+        if self._unfolded is None:
+            self._unfolded = self._wired(replace(plan, folding=False))
+        return self._unfolded
+
+    def visit_layers(
+        self,
+        x: Tensor,
+        y: Tensor,
+        by_layer: Callable[[slice, Layer, list[Call]], None],
+        by_example: ConsumeGradients,
+        *,
+        loss: Loss | None = None,
+    ) -> None:
+        """Hand on each layer of the unfolded model with its inputs and output gradients, and the
+        gradients of the parameters that have no layer, some rows at a time."""
+        if len(x) == 0:
+            return
+        wiring = self.unfolded(x, y)
+        size = max(1, (self.batch_size or 1) // 2)  # more is kept than of a folded model
+        for first in range(0, len(x), size):
+            rows = slice(first, min(first + size, len(x)))
+
+            def layers(layer: Layer, calls: list[Call], rows: slice = rows) -> None:
+                by_layer(rows, layer, calls)
+
+            def examples(part: slice, values: dict[str, Tensor], first: int = first) -> None:
+                by_example(slice(first + part.start, first + part.stop), values)
+
+            self._pass(wiring, x[rows], y[rows], loss or self.loss, layers, examples)
 
     def parameter_shapes(self) -> dict[str, torch.Size]:
         """The chosen parameters and their shapes, in the model's order."""

@@ -25,6 +25,8 @@ from torch import Tensor
 from gradattr.errors import MethodError
 from gradattr.influence.curvature import Curvature
 from gradattr.influence.directions import Directions
+from gradattr.influence.ekfac import Ekfac
+from gradattr.influence.hashing import MASK, uniform
 from gradattr.influence.products import GradientProducts
 
 
@@ -84,7 +86,7 @@ def influence(
     x: Tensor,
     y: Tensor,
     queries: Directions,
-    curvature: Curvature,
+    curvature: Curvature | Ekfac,
     *,
     damping: float,
     tolerance: float = 1e-6,
@@ -93,8 +95,14 @@ def influence(
     """u_t^T (C + λ I)^-1 g_i: one inverse per query, then products as for grad-dot.
 
     Divided by the number of training examples it is, to first order, how much the query's loss
-    rises when example i is left out. ``report``: matrix, damping, steps, largest residual.
+    rises when example i is left out. With an ``Ekfac`` the inverse is that of an approximation, and
+    ``tolerance`` and ``max_steps``, which are about conjugate gradients, say nothing. ``report``:
+    matrix and damping; steps and largest residual, or of EK-FAC whose labels and how many examples.
     """
+    if isinstance(curvature, Ekfac):
+        values = products.dots(x, y, curvature.solve(queries, damping))
+        flags = torch.zeros_like(values, dtype=torch.bool)
+        return Scores(values, flags, _fitted_report(curvature, damping))
     solution = curvature.solve(queries, damping, tolerance=tolerance, max_steps=max_steps)
     values = products.dots(x, y, solution.directions)
     report = _report(curvature, damping, solution.steps, float(solution.residuals.max()))
@@ -106,7 +114,7 @@ def relatif(
     x: Tensor,
     y: Tensor,
     queries: Directions,
-    curvature: Curvature,
+    curvature: Curvature | Ekfac,
     *,
     damping: float,
     tolerance: float = 1e-6,
@@ -115,9 +123,16 @@ def relatif(
 ) -> Scores:
     """influence / ||(C + λ I)^-1 g_i||: the most influence that a small change of the model buys.
 
-    Needs an inverse for every *training* example, ``block`` at a time: for small models, or for
-    candidates that a cheaper score has chosen.
+    With an ``Ekfac`` one pass over the training examples. With a ``Curvature`` an inverse for every
+    *training* example, ``block`` at a time: for small models, or for candidates that a cheaper
+    score has chosen.
     """
+    if isinstance(curvature, Ekfac):
+        solved = curvature.solve(queries, damping)
+        dots, norms = curvature.dots_and_inverse_norms(x, y, solved, damping)
+        ones = torch.ones(len(solved), dtype=torch.float64, device=x.device)
+        found = cosines(dots, norms, ones)
+        return Scores(found.values, found.undefined, _fitted_report(curvature, damping))
     parts, steps, worst = [], 0, 0.0
     right = queries.flat().double()
     for first in range(0, len(x), block):
@@ -138,26 +153,19 @@ def relatif(
 
 def random_scores(train_seeds: Sequence[int], query_seeds: Sequence[int]) -> Scores:
     """The control: U[-1, 1), a function of the two seeds (n,), (q,) of a pair alone."""
-    train = torch.tensor([seed & _MASK for seed in train_seeds], dtype=torch.int64)
-    query = torch.tensor([seed & _MASK for seed in query_seeds], dtype=torch.int64)
-    mixed = _scrambled(_scrambled(train)[:, None] + _scrambled(query + 1)[None])
-    values = (mixed & (2**53 - 1)).double() / 2.0**52 - 1.0
+    train = torch.tensor([seed & MASK for seed in train_seeds], dtype=torch.int64)
+    query = torch.tensor([seed & MASK for seed in query_seeds], dtype=torch.int64)
+    values = 2 * uniform(train[:, None], query[None]) - 1
     return Scores(values, torch.zeros_like(values, dtype=torch.bool))
 
 
-_MASK = 2**63 - 1
-
-
-def _scrambled(numbers: Tensor) -> Tensor:
-    """The finaliser of SplitMix64, on wrapping integers: every bit depends on every bit."""
-    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
-        numbers = (numbers ^ _shifted(numbers, shift)) * factor
-    return numbers ^ _shifted(numbers, 31)
-
-
-def _shifted(numbers: Tensor, by: int) -> Tensor:
-    """Logical shift to the right."""
-    return (numbers >> by) & ((1 << (64 - by)) - 1)
+def _fitted_report(curvature: Ekfac, damping: float) -> dict[str, Any]:
+    return {
+        "matrix": "ekfac",
+        "fisher": curvature.fisher,
+        "examples": curvature.examples,
+        "damping": damping,
+    }
 
 
 def _report(curvature: Curvature, damping: float, steps: int, residual: float) -> dict[str, Any]:
