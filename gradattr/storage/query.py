@@ -41,6 +41,8 @@ _SQL_TYPES = {
     "double": "DOUBLE",
     "string": "VARCHAR",
     "bool": "BOOLEAN",
+    "large_binary": "BLOB",
+    "list<item: int64>": "BIGINT[]",
 }
 
 
