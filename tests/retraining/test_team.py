@@ -84,6 +84,19 @@ def test_one_is_told_to_stop_and_all_do_and_continue_where_they_were(found):
         assert all(torch.equal(value, expected[key]) for key, value in weights.items())
 
 
+def test_the_first_process_alone_keeps_epochs_and_all_begin_again_where_one_is_lost(found):
+    first, again, reported, trained = found[0]["kept epochs"]
+    assert sorted(first) == sorted(again) == [1, 3]
+    assert reported == [1, 2, 3]
+    for epoch, (state, lr) in first.items():
+        assert lr == again[epoch][1] == 0.05
+        assert all(torch.equal(value, again[epoch][0][name]) for name, value in state.items())
+    assert all(torch.equal(value, trained[name]) for name, value in first[3][0].items())
+    assert found[1]["kept epochs"][:3] == ({}, {}, [])
+    others = found[1]["kept epochs"][3]
+    assert all(torch.equal(value, others[name]) for name, value in trained.items())
+
+
 def test_a_layer_without_a_gradient_is_explained(found):
     for rank in range(SIZE):
         assert found[rank]["idle layer"].startswith("ModelError: the model has parameters that")

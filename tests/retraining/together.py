@@ -18,6 +18,7 @@ from gradattr.errors import GradattrError
 from gradattr.retraining import (
     Adversary,
     Augmentation,
+    EpochsInMemory,
     LevelBins,
     Masking,
     Recipe,
@@ -110,6 +111,23 @@ def interrupted(rank: int) -> Any:
     return message, [epoch for epoch, _ in kept.data], reported, resumed
 
 
+def kept_epochs() -> Any:
+    """Epochs 1 and 3 are kept; in a second training rank 0 has lost one, and all begin again."""
+    checkpoints, keep, reported = Kept(), EpochsInMemory([1, 3]), []
+    options = {"checkpoints": checkpoints, "keep": keep}
+    train(PLAIN, True, batch_norm=True, **options)
+    first = dict(keep.kept)
+    keep.kept.pop(1, None)
+    trained, _ = train(
+        PLAIN,
+        True,
+        batch_norm=True,
+        **options,
+        on_epoch=lambda epoch: reported.append(epoch.epoch),
+    )
+    return first, keep.kept, reported, trained
+
+
 class Idle(nn.Module):
     """Has a layer that it does not use."""
 
@@ -137,6 +155,7 @@ def main() -> None:
     found = {name: train(recipe, True) for name, recipe in RECIPES.items()}
     found["batch norm"] = train(RECIPES["attacked"], True, batch_norm=True)
     found["interrupted"] = interrupted(rank)
+    found["kept epochs"] = kept_epochs()
     found["idle layer"] = idle_layer()
     torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
