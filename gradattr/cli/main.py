@@ -129,12 +129,22 @@ def ingest(
     ],
     to: Annotated[str, typer.Argument(metavar="URL", help="Folder or prefix to write to.")],
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows per Parquet file.")] = 4096,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", metavar="CLASS", help="Only this class (repeatable); labels in this order."
+        ),
+    ] = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(metavar="START:STOP", help="Only rows START to STOP - 1 of the data set."),
+    ] = None,
     endpoint_url: EndpointOption = None,
 ) -> None:
-    """Turn any data set into sharded Parquet on any store."""
+    """Turn any data set, or some of it, into sharded Parquet on any store."""
     from gradattr.cli.ingest import ingest_data
 
-    ingest_data(data, to, shard_rows, endpoint_url)
+    ingest_data(data, to, shard_rows, only or [], rows, endpoint_url)
 
 
 @app.command(rich_help_panel="Look")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradattr.data.decode import BadImage, decode_image
 from gradattr.data.preprocess import Shape, geometry, normalise, output_shape, resized
-from gradattr.data.raw import Fault, RawRows, rebatch
+from gradattr.data.raw import Encoded, Fault, Masks, RawRows, rebatch
 from gradattr.data.types import Batch, RowError
 from gradattr.errors import DataError
 from gradattr.manifest.data import Preprocess
@@ -33,7 +33,7 @@ def make_batches(
         images, kept, faults = prepare(raw, preprocess, shape, max_pixels)
         batch = _batch(raw, normalise(images, preprocess), kept, faults)
         if raw.masks is not None:
-            batch.masks = _masks([raw.masks[at] for at in kept], preprocess, shape)
+            batch.masks = prepare_masks([raw.masks[at] for at in kept], preprocess, shape)
         yield batch
 
 
@@ -45,10 +45,10 @@ def prepare(
     Returns images (n, *shape), the positions of these n rows, and the faults of the others.
     """
     faults = dict(raw.faults)
-    if isinstance(raw.images, list):
-        tensors = _decoded(raw, preprocess, shape, max_pixels, faults)
-    else:
+    if isinstance(raw.images, np.ndarray):
         tensors = _arrays(raw.images, preprocess, shape, faults)
+    else:
+        tensors = _decoded(raw.images, raw.masks, preprocess, shape, max_pixels, faults)
     kept = [at for at in range(len(raw)) if at not in faults]
     return tensors, kept, faults
 
@@ -58,11 +58,14 @@ def _batch(raw: RawRows, x: Tensor, kept: list[int], faults: dict[int, Fault]) -
     errors = [RowError(raw.first + at, raw.sample_ids[at], *faults[at]) for at in sorted(faults)]
     rows = [raw.first + at for at in kept]
     top = None if raw.signal_on_top is None else torch.from_numpy(raw.signal_on_top[kept])
+    patched = None if raw.patched is None else torch.from_numpy(raw.patched[kept])
     ids = [raw.sample_ids[at] for at in kept]
-    return Batch(x, labels, rows, ids, errors, signal_on_top=top)
+    return Batch(x, labels, rows, ids, errors, signal_on_top=top, patched=patched)
 
 
-def _masks(masks: list[NDArray[np.bool_] | None], preprocess: Preprocess, shape: Shape) -> Tensor:
+def prepare_masks(
+    masks: Sequence[NDArray[np.bool_] | None], preprocess: Preprocess, shape: Shape
+) -> Tensor:
     """Masks (n, *shape[1:]) bool of the images after pre-processing: the nearest pixel counts.
 
     Every mask has its image's size, which was held when the image was read."""
@@ -96,14 +99,14 @@ def _arrays(
 
 
 def _decoded(
-    raw: RawRows,
+    encoded: Sequence[Encoded],
+    masks: Masks | None,
     preprocess: Preprocess,
     shape: Shape,
     max_pixels: int,
     faults: dict[int, Fault],
 ) -> Tensor:
     gray = preprocess.color == "gray"
-    encoded = list(raw.images)
     done: list[Tensor] = []
     waiting: list[Tensor] = []
     for at, data in enumerate(encoded):
@@ -111,8 +114,8 @@ def _decoded(
             continue
         try:
             image = _decode_one(data, preprocess, shape, gray, max_pixels)
-            if raw.masks is not None:
-                _check_mask(raw.masks[at], image)
+            if masks is not None:
+                _check_mask(masks[at], image)
         except BadImage as error:
             faults[at] = (error.status, error.text)
             continue
@@ -128,11 +131,14 @@ def _decoded(
 
 
 def _decode_one(
-    data: bytes | None, preprocess: Preprocess, shape: Shape, gray: bool, max_pixels: int
+    data: Encoded, preprocess: Preprocess, shape: Shape, gray: bool, max_pixels: int
 ) -> Tensor:
     if data is None:
         raise BadImage("decode_error", "the row has no image bytes")
-    image = decode_image(data, gray=gray, max_pixels=max_pixels)
+    if isinstance(data, bytes):
+        image = decode_image(data, gray=gray, max_pixels=max_pixels)
+    else:
+        image = torch.from_numpy(data)
     height, width = image.shape[1], image.shape[2]
     to = resized(preprocess, height, width)
     if to[0] * to[1] > max_pixels or min(to) < 1:

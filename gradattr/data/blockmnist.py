@@ -19,7 +19,7 @@ from gradattr.data.digits import DigitsReader
 from gradattr.data.files import Files
 from gradattr.data.idx import IdxReader
 from gradattr.data.raw import RawRows
-from gradattr.data.types import DataIndex, FileRef, ShardRef
+from gradattr.data.types import DataIndex, FileRef, RowKeys, ShardRef
 from gradattr.errors import DataError
 from gradattr.manifest.data import BlockMnistData, DigitsData, IdxData
 from gradattr.seeds import derive_seed
@@ -113,13 +113,14 @@ class BlockMnistReader:
             names,
             1,
             (2 * SIDE, SIDE),
+            RowKeys(labels, lambda: _ids(numbers)),
         )
 
     def read(self, shard: ShardRef, batch_size: int) -> Iterator[RawRows]:
         (ref,) = shard.files
         digits, labels, numbers = self._digits(FileRef(**ref.extra["source"]), ref.digest)
         part = slice(shard.start, shard.start + shard.rows)
-        ids = [f"{number:08d}" for number in numbers[part]]
+        ids = _ids(numbers[part])
         top = self._on_top(ids)
         images, masks = compose(digits[part], top, null_block(self.spec.inset))
         yield RawRows(shard.start, ids, labels[part], images, masks=masks, signal_on_top=top)
@@ -153,6 +154,10 @@ class BlockMnistReader:
             self.files.check_unchanged(file.url, file.extra["bytes"])
         key = ("blockmnist", file.url, digest)
         return shared.get(key, load, lambda three: three[0].nbytes)
+
+
+def _ids(numbers: NDArray[np.int64]) -> list[str]:
+    return [f"{number:08d}" for number in numbers]
 
 
 def compose(

@@ -11,7 +11,7 @@ from gradattr.data.cache import shared
 from gradattr.data.cifar_pickle import read_python_batch
 from gradattr.data.files import Files
 from gradattr.data.raw import RawRows, check_labels, row_ids
-from gradattr.data.types import DataIndex, FileRef, ShardRef
+from gradattr.data.types import DataIndex, FileRef, RowKeys, ShardRef
 from gradattr.errors import DataError
 from gradattr.manifest.data import CifarData
 
@@ -41,6 +41,7 @@ class CifarReader:
     def index(self) -> DataIndex:
         names = tuple(self.spec.classes or CLASSES)
         refs: list[FileRef] = []
+        found: list[NDArray[np.int64]] = []
         row = 0
         for url in self.files.expand(self.spec.files, (".bin",)):
             size, digest = self.files.digest(url, self.spec.digest)
@@ -49,8 +50,10 @@ class CifarReader:
             check_labels(labels, len(names), url)
             extra = {"image": [3, 32, 32], "kind": kind}
             refs.append(FileRef(url, size, digest, row, len(labels), extra))
+            found.append(labels)
             row += len(labels)
-        return DataIndex("cifar10", row, tuple(refs), len(names), names, 3, (32, 32))
+        keys = RowKeys(np.concatenate(found))
+        return DataIndex("cifar10", row, tuple(refs), len(names), names, 3, (32, 32), keys)
 
     def read(self, shard: ShardRef, batch_size: int) -> Iterator[RawRows]:
         for ref in shard.files:

@@ -11,7 +11,7 @@ from gradattr.canonical import digest_bytes
 from gradattr.data.cache import shared
 from gradattr.data.files import Files
 from gradattr.data.raw import RawRows, check_labels, count_classes
-from gradattr.data.types import DataIndex, FileRef, ShardRef
+from gradattr.data.types import DataIndex, FileRef, RowKeys, ShardRef
 from gradattr.manifest.data import DigitsData
 
 #: The pixels' white.
@@ -26,7 +26,7 @@ class DigitsReader:
         self.spec = spec
 
     def index(self) -> DataIndex:
-        images, labels, _ = self._load()
+        images, labels, numbers = self._load()
         names = tuple(self.spec.classes or map(str, range(10)))
         check_labels(labels, len(names), "digits")
         digest = digest_bytes(images.tobytes() + labels.tobytes())
@@ -38,15 +38,14 @@ class DigitsReader:
             len(images),
             {"image": [1, 8, 8]},
         )
-        return DataIndex(
-            "digits", len(images), (file,), count_classes(labels, names), names, 1, (8, 8)
-        )
+        classes = count_classes(labels, names)
+        keys = RowKeys(labels, lambda: _ids(numbers))
+        return DataIndex("digits", len(images), (file,), classes, names, 1, (8, 8), keys)
 
     def read(self, shard: ShardRef, batch_size: int) -> Iterator[RawRows]:
         images, labels, numbers = self._load()
         part = slice(shard.start, shard.start + shard.rows)
-        ids = [f"{number:08d}" for number in numbers[part]]
-        yield RawRows(shard.start, ids, labels[part], images[part])
+        yield RawRows(shard.start, _ids(numbers[part]), labels[part], images[part])
 
     def _load(self) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
         """(n, 1, 8, 8) in [0, 1], (n,) labels, (n,) numbers in all 1 797."""
@@ -65,3 +64,7 @@ class DigitsReader:
         elif self.spec.split == "test":
             numbers = numbers[numbers % 5 == 0]
         return images[numbers], labels[numbers], numbers
+
+
+def _ids(numbers: NDArray[np.int64]) -> list[str]:
+    return [f"{number:08d}" for number in numbers]

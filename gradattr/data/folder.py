@@ -15,7 +15,7 @@ from gradattr.canonical import digest_bytes
 from gradattr.data.decode import SUFFIXES, BadImage, check_encoded_bytes, image_size
 from gradattr.data.files import Files, changed, facts, quick_digest, reading
 from gradattr.data.raw import Fault, RawRows
-from gradattr.data.types import DataIndex, FileRef, ShardRef
+from gradattr.data.types import DataIndex, FileRef, RowKeys, ShardRef
 from gradattr.errors import DataError
 from gradattr.manifest.data import FolderData
 
@@ -48,7 +48,11 @@ class FolderReader:
             extra = {"id": name, "label": label, "image": shape, "hashed": hashed}
             refs.append(FileRef(self._url(name), int(info["size"]), digest, row, 1, extra))
         classes = len(names) if names else None
-        return DataIndex("folder", len(refs), tuple(refs), classes, names, 3, None)
+        keys = RowKeys(
+            np.array([ref.extra["label"] for ref in refs], dtype=np.int64),
+            lambda: [ref.extra["id"] for ref in refs],
+        )
+        return DataIndex("folder", len(refs), tuple(refs), classes, names, 3, None, keys)
 
     def read(self, shard: ShardRef, batch_size: int) -> Iterator[RawRows]:
         for at in range(0, len(shard.files), batch_size):

@@ -21,7 +21,7 @@ from gradattr.canonical import digest_json
 from gradattr.data.cache import shared
 from gradattr.data.files import Files, changed
 from gradattr.data.raw import RawRows, check_labels, count_classes, no_labels, row_ids
-from gradattr.data.types import DataIndex, FileRef, ShardRef
+from gradattr.data.types import DataIndex, FileRef, RowKeys, ShardRef
 from gradattr.errors import DataError
 from gradattr.manifest.data import IdxData
 
@@ -85,7 +85,9 @@ class IdxReader:
             check_labels(labels, len(names) if names else None, str(spec.labels))
         file = FileRef(spec.images, size, digest, 0, rows, extra)
         classes = count_classes(labels, names)
-        return DataIndex("idx", rows, (file,), classes, names, image[0], (image[1], image[2]))
+        keys = RowKeys(no_labels(rows) if labels is None else labels)
+        channels, height, width = image
+        return DataIndex("idx", rows, (file,), classes, names, channels, (height, width), keys)
 
     def read(self, shard: ShardRef, batch_size: int) -> Iterator[RawRows]:
         (file,) = shard.files

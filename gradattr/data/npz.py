@@ -23,7 +23,7 @@ from gradattr.data.raw import (
     row_ids,
     to_pixels,
 )
-from gradattr.data.types import DataIndex, FileRef, ShardRef
+from gradattr.data.types import DataIndex, FileRef, RowKeys, ShardRef
 from gradattr.errors import DataError
 from gradattr.manifest.data import NpzData
 
@@ -77,6 +77,7 @@ class NpzReader:
             names,
             image[0],
             (image[1], image[2]),
+            RowKeys(no_labels(rows) if labels is None else labels),
         )
 
     def read(self, shard: ShardRef, batch_size: int) -> Iterator[RawRows]:

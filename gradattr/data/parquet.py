@@ -37,7 +37,7 @@ from gradattr.data.parquet_faults import (
 )
 from gradattr.data.parquet_masks import mask_column, read_masks
 from gradattr.data.raw import RawRows, check_labels, count_classes, no_labels, row_ids
-from gradattr.data.types import DataIndex, FileRef, ShardRef
+from gradattr.data.types import DataIndex, FileRef, RowKeys, ShardRef
 from gradattr.errors import DataError, ShardError
 from gradattr.manifest.data import ParquetData
 
@@ -82,7 +82,7 @@ class ParquetReader:
             self._look(url, found)
         if whole and urls != self.spec.files:
             check_parts(found.parts, self.spec.files[0])
-        self._check_ids(found)
+        ids = self._check_ids(found)
         if found.rows and found.shape is None:
             raise DataError(
                 f"{urls[0]}: none of the first images in column {self.spec.image!r} can be read"
@@ -99,6 +99,10 @@ class ParquetReader:
             found.names,
             shape[0] if shape else None,
             (shape[1], shape[2]) if shape and found.raw else None,
+            RowKeys(
+                no_labels(found.rows) if labels is None else labels,
+                None if ids is None else ids.to_pylist,
+            ),
         )
 
     def _look(self, url: str, found: _Found) -> None:
@@ -266,14 +270,16 @@ class ParquetReader:
                 f"{url}: column {name!r} is {ids.type}; sample ids are strings or integers"
             ) from None
 
-    def _check_ids(self, found: _Found) -> None:
+    def _check_ids(self, found: _Found) -> pa.ChunkedArray | None:
+        """The ids of all rows, each once; None where there is no column of them."""
         if not found.ids:
-            return
+            return None
         chunks = [chunk for part in found.ids for chunk in part.chunks]
         merged = pa.chunked_array(chunks, pa.large_string())
         if len(merged) != found.rows:
             raise DataError(f"{self.spec.files[0]}: only some of the files have sample ids")
         check_unique(merged, self.spec.files[0])
+        return merged
 
     def _image_shape(self, file: pq.ParquetFile, column: ImageColumn) -> list[int] | None:
         """Of a raw column its shape; else 3 channels and the size of the first readable image."""

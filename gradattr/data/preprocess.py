@@ -7,7 +7,9 @@ image by itself, so a batch equals its images one at a time.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gradattr.errors import DataError
@@ -81,6 +83,11 @@ def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
 def preprocess_images(images: Tensor, preprocess: Preprocess) -> Tensor:
     """All steps: (n, c, h, w) uint8 (or float32 in [0, 1]) -> (n, C, H, W) float32."""
     return normalise(geometry(images, preprocess), preprocess)
+
+
+def luma(colour: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(1,) grey of a colour (red, green, blue), as an image of that colour becomes grey."""
+    return _luma(torch.from_numpy(colour).view(1, 3, 1, 1)).flatten().numpy()
 
 
 def input_bounds(preprocess: Preprocess, channels: int) -> tuple[Tensor, Tensor]:

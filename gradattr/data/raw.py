@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,9 @@ from gradattr.errors import DataError
 
 #: (status, text) of a row that its format already knows to be bad.
 Fault = tuple[str, str]
+
+#: A file's bytes; (3, height, width) uint8 where the image was decoded already, to be painted on.
+Encoded = bytes | NDArray[np.uint8] | None
 
 #: (n, height, width) bool; or of images that differ in size one each, None where nothing is marked.
 Masks = NDArray[np.bool_] | list[NDArray[np.bool_] | None]
@@ -25,14 +28,16 @@ class RawRows:
     sample_ids: list[str]
     labels: NDArray[np.int64]
     """(n,), -1 where there is none."""
-    images: NDArray[np.generic] | list[bytes | None]
+    images: NDArray[np.generic] | Sequence[Encoded]
     """(n, channels, height, width) uint8, or float32 in [0, 1] units; or n encoded images."""
     faults: dict[int, Fault] = field(default_factory=dict)
     """By position in this piece. The images at these positions are never looked at."""
     masks: Masks | None = None
-    """True where an image can have no signal, in the size of the image; None: no masks."""
+    """True in the marked region of an image, in the size of the image; None: no masks."""
     signal_on_top: NDArray[np.bool_] | None = None
     """(n,), of BlockMNIST: whether the upper block holds the signal."""
+    patched: NDArray[np.bool_] | None = None
+    """(n,), of data with 'patch': whether the image is among those that are patched."""
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -47,6 +52,7 @@ class RawRows:
             {at - start: fault for at, fault in self.faults.items() if start <= at < stop},
             None if self.masks is None else self.masks[start:stop],
             None if self.signal_on_top is None else self.signal_on_top[start:stop],
+            None if self.patched is None else self.patched[start:stop],
         )
 
 
@@ -54,7 +60,7 @@ def join(pieces: list[RawRows]) -> RawRows:
     """Adjacent pieces of one data set as one piece."""
     if len(pieces) == 1:
         return pieces[0]
-    images: NDArray[np.generic] | list[bytes | None]
+    images: NDArray[np.generic] | list[Encoded]
     if isinstance(pieces[0].images, list):
         images = [image for piece in pieces for image in piece.images]
     else:
@@ -64,6 +70,7 @@ def join(pieces: list[RawRows]) -> RawRows:
         shift = piece.first - pieces[0].first
         faults.update({at + shift: fault for at, fault in piece.faults.items()})
     tops = [piece.signal_on_top for piece in pieces if piece.signal_on_top is not None]
+    patched = [piece.patched for piece in pieces if piece.patched is not None]
     return RawRows(
         pieces[0].first,
         [sample_id for piece in pieces for sample_id in piece.sample_ids],
@@ -72,6 +79,7 @@ def join(pieces: list[RawRows]) -> RawRows:
         faults,
         _joined_masks(pieces),
         np.concatenate(tops) if tops else None,
+        np.concatenate(patched) if patched else None,
     )
 
 

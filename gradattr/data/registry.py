@@ -28,8 +28,9 @@ from gradattr.data.folder import FolderReader
 from gradattr.data.idx import IdxReader
 from gradattr.data.npz import NpzReader
 from gradattr.data.parquet import ParquetReader
+from gradattr.data.patch import Painter, with_patch
 from gradattr.data.preprocess import Shape, output_shape
-from gradattr.data.raw import RawRows
+from gradattr.data.raw import RawRows, rebatch
 from gradattr.data.svhn import SvhnReader
 from gradattr.data.theory import TheoryReader
 from gradattr.data.torchvision_sets import TorchvisionReader
@@ -74,21 +75,37 @@ def index_data(
     DataError for anything wrong: missing, empty, damaged, duplicate ids, labels out of range.
     StoreError if the store cannot be reached at the moment.
     """
+    return replace(index_rows(spec, cache=cache, options=options), keys=None)
+
+
+def index_rows(
+    spec: AnyData, *, cache: DigestCache | None = None, options: S3Options | None = None
+) -> DataIndex:
+    """``index_data``, with ``keys``: the labels and sample ids of all rows, where they are known.
+    They may name more rows than the index."""
     index = READERS[spec.format](spec, Files(options, cache)).index()
     if index.rows == 0:
         raise DataError(f"data format '{spec.format}': the data set is empty, it has no rows")
-    return index if spec.limit is None else _clip(index, spec.limit)
+    if spec.limit is not None:
+        index = _clip(index, spec.limit)
+    return index if spec.patch is None else with_patch(index, spec.patch)
 
 
 def make_shards(index: DataIndex, shard_rows: int) -> tuple[ShardRef, ...]:
     """Cut into shards of ``shard_rows`` rows (the last may be smaller), in row order."""
+    starts = range(0, index.rows, shard_rows)
+    return cut_shards(index, ((start, min(start + shard_rows, index.rows)) for start in starts))
+
+
+def cut_shards(index: DataIndex, spans: Iterable[tuple[int, int]]) -> tuple[ShardRef, ...]:
+    """A shard for each span (start, stop) of rows. The spans are in row order, and disjoint."""
     shards = []
     at = 0
-    for number, start in enumerate(range(0, index.rows, shard_rows)):
-        rows = min(shard_rows, index.rows - start)
+    for number, (start, stop) in enumerate(spans):
         while index.files[at].first_row + index.files[at].rows <= start:
             at += 1
-        shards.append(ShardRef(number, start, rows, _overlapping(index.files, at, start + rows)))
+        files = _overlapping(index.files, at, stop)
+        shards.append(ShardRef(number, start, stop - start, files))
     return tuple(shards)
 
 
@@ -104,16 +121,10 @@ def sample_shards(index: DataIndex, count: int, seed: int) -> tuple[ShardRef, ..
 def pick_shards(index: DataIndex, rows: Iterable[int]) -> tuple[ShardRef, ...]:
     """Shards that hold exactly these rows, in row order; neighbouring rows share one."""
     chosen = sorted(set(rows))
-    shards: list[ShardRef] = []
-    at = 0
-    while chosen:
-        length = next((n for n in range(1, len(chosen)) if chosen[n] != chosen[0] + n), len(chosen))
-        start, chosen = chosen[0], chosen[length:]
-        while index.files[at].first_row + index.files[at].rows <= start:
-            at += 1
-        files = _overlapping(index.files, at, start + length)
-        shards.append(ShardRef(len(shards), start, length, files))
-    return tuple(shards)
+    begins = [n for n, row in enumerate(chosen) if n == 0 or chosen[n - 1] != row - 1]
+    ends = [*begins[1:], len(chosen)]
+    spans = ((chosen[begin], chosen[end - 1] + 1) for begin, end in zip(begins, ends, strict=True))
+    return cut_shards(index, spans if chosen else ())
 
 
 def read_shard(
@@ -143,8 +154,14 @@ def read_shard(
 def read_raw(
     spec: AnyData, shard: ShardRef, *, batch_size: int, options: S3Options | None = None
 ) -> Iterator[RawRows]:
-    """The shard's rows as the format stores them: encoded images stay encoded."""
-    return READERS[spec.format](spec, Files(options)).read(shard, batch_size)
+    """The shard's rows as the format stores them: encoded images stay encoded, but for those that
+    are painted on."""
+    pieces = READERS[spec.format](spec, Files(options)).read(shard, batch_size)
+    painter = Painter.of(shard.files[0])
+    if painter is None:
+        return pieces
+    # Small pieces, because painted arrays are copies.
+    return (painter.paint(raw, spec.max_pixels) for raw in rebatch(pieces, batch_size))
 
 
 def load_all(
@@ -161,6 +178,7 @@ def load_all(
     errors = []
     masks: list[torch.Tensor] = []
     tops: list[torch.Tensor] = []
+    patched: list[torch.Tensor] = []
     for shard in make_shards(index, index.rows):
         for batch in read_shard(spec, shard, preprocess, batch_size=512, options=options):
             x[batch.rows] = batch.x
@@ -169,6 +187,7 @@ def load_all(
             errors += batch.errors
             masks += [] if batch.masks is None else [batch.masks]
             tops += [] if batch.signal_on_top is None else [batch.signal_on_top]
+            patched += [] if batch.patched is None else [batch.patched]
     if errors:
         shown = "; ".join(f"{e.sample_id!r}: {e.status}, {e.error}" for e in errors[:5])
         raise DataError(
@@ -183,6 +202,7 @@ def load_all(
         [],
         torch.cat(masks) if masks else None,
         torch.cat(tops) if tops else None,
+        torch.cat(patched) if patched else None,
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gradattr.data.cache import shared
 from gradattr.data.files import Files, changed
 from gradattr.data.raw import RawRows, check_labels, row_ids
-from gradattr.data.types import DataIndex, FileRef, ShardRef
+from gradattr.data.types import DataIndex, FileRef, RowKeys, ShardRef
 from gradattr.errors import DataError
 from gradattr.manifest.data import SvhnData
 
@@ -36,7 +36,16 @@ class SvhnReader:
             raise DataError(f"{url}: images of {width}x{height}, more than max_pixels")
         image = [channels, height, width]
         file = FileRef(url, size, digest, 0, len(images), {"image": image})
-        return DataIndex("svhn", len(images), (file,), len(names), names, channels, (height, width))
+        return DataIndex(
+            "svhn",
+            len(images),
+            (file,),
+            len(names),
+            names,
+            channels,
+            (height, width),
+            RowKeys(labels),
+        )
 
     def read(self, shard: ShardRef, batch_size: int) -> Iterator[RawRows]:
         (file,) = shard.files

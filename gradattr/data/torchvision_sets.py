@@ -26,7 +26,7 @@ from gradattr.data.raw import (
     row_ids,
     to_pixels,
 )
-from gradattr.data.types import DataIndex, FileRef, ShardRef
+from gradattr.data.types import DataIndex, FileRef, RowKeys, ShardRef
 from gradattr.errors import DataError
 from gradattr.manifest.data import TorchvisionData
 
@@ -82,6 +82,7 @@ class TorchvisionReader:
             names,
             shape[0] if shape else None,
             (shape[1], shape[2]) if arrays is not None else None,
+            RowKeys(labels),
         )
 
     def read(self, shard: ShardRef, batch_size: int) -> Iterator[RawRows]:

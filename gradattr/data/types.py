@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gradattr.canonical import digest_json
 
@@ -43,6 +46,16 @@ class ShardRef:
 
 
 @dataclass(frozen=True)
+class RowKeys:
+    """Labels and sample ids of every row, as a format reads them anyway when it is indexed."""
+
+    labels: NDArray[np.int64] | None
+    """(n,), -1 where a row has none; None: they are not known before the images are read."""
+    read_ids: Callable[[], list[str]] | None = None
+    """None: the sample ids are the row numbers."""
+
+
+@dataclass(frozen=True)
 class DataIndex:
     """A data set without its pixels."""
 
@@ -55,9 +68,13 @@ class DataIndex:
     """Channels of a decoded image under color 'auto'; None if it is not known without reading."""
     size: tuple[int, int] | None
     """(height, width) where every image has the same, known without decoding."""
+    keys: RowKeys | None = field(default=None, compare=False, repr=False)
+    """While the data set is looked at; no part of what is kept of it."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        value = asdict(replace(self, keys=None))
+        del value["keys"]
+        return value
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> DataIndex:
@@ -71,7 +88,9 @@ class DataIndex:
         )
 
     def digest(self) -> str:
-        """Content digest: the list of files with sizes, digests and rows; not their location."""
+        """Content digest: the list of files with sizes, digests and rows, and the patch that is
+        painted into their images; not their location."""
+        patch = self.files[0].extra.get("patch") if self.files else None
         return digest_json(
             {
                 "format": self.format,
@@ -79,6 +98,7 @@ class DataIndex:
                 "files": [[f.bytes, f.digest, f.rows] for f in self.files],
                 "classes": self.class_names,
             }
+            | ({} if patch is None else {"patch": patch})
         )
 
 
@@ -105,10 +125,12 @@ class Batch:
     sample_ids: list[str]
     errors: list[RowError]
     masks: torch.Tensor | None = None
-    """(n, height, width) bool, True in the null region, where there can be no signal; None: the
-    data has no masks."""
+    """(n, height, width) bool, True in the marked region: where there can be no signal, or the
+    patch that the manifest asks for; None: the data has no masks."""
     signal_on_top: torch.Tensor | None = None
     """(n,) bool, of BlockMNIST: whether the upper block holds the signal. None: other data."""
+    patched: torch.Tensor | None = None
+    """(n,) bool, of data with 'patch': whether this image has the patch. None: other data."""
 
     def __len__(self) -> int:
         return len(self.rows)

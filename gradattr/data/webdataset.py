@@ -20,7 +20,7 @@ from gradattr.canonical import digest_bytes
 from gradattr.data.decode import BadImage, image_size
 from gradattr.data.files import Files, changed, quick_digest
 from gradattr.data.raw import Fault, RawRows, check_labels, count_classes
-from gradattr.data.types import DataIndex, FileRef, ShardRef
+from gradattr.data.types import DataIndex, FileRef, RowKeys, ShardRef
 from gradattr.errors import DataError
 from gradattr.manifest.data import WebDatasetData
 
@@ -88,7 +88,8 @@ class WebDatasetReader:
         array = np.array(labels, dtype=np.int64)
         check_labels(array, len(names) if names else None, self.spec.files[0])
         classes = count_classes(array, names)
-        return DataIndex("webdataset", len(labels), tuple(refs), classes, names, 3, None)
+        row_keys = RowKeys(array, lambda: list(keys))
+        return DataIndex("webdataset", len(labels), tuple(refs), classes, names, 3, None, row_keys)
 
     def read(self, shard: ShardRef, batch_size: int) -> Iterator[RawRows]:
         for ref in shard.files:

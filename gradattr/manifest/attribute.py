@@ -34,7 +34,8 @@ class AttributeManifest(ManifestBase):
         default=[0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3], max_length=100
     )
     """Of data with masks: for these shares of the highest-ranked pixels of each map, the table
-    'leakage' says how many lie where there can be no signal. Empty: no such table."""
+    'leakage' says how many lie in the marked region: where there can be no signal, or in the
+    patch. Empty: no such table."""
     errors: Errors = Field(default_factory=Errors)
 
     @property

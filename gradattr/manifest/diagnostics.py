@@ -13,7 +13,16 @@ from gradattr.errors import ManifestError
 from gradattr.manifest.hints import key_hint, nearest, text_hint
 from gradattr.manifest.locate import Spot, locate
 from gradattr.manifest.nodes import Fault, MappingNode, Node, Path, Place, ScalarNode, SequenceNode
-from gradattr.manifest.shapes import Either, Leaf, MapOf, Shape, Tagged, listing, quoted
+from gradattr.manifest.shapes import (
+    Either,
+    Leaf,
+    MapOf,
+    Shape,
+    Tagged,
+    listing,
+    named_field,
+    quoted,
+)
 
 #: More faults than this are counted, not listed.
 MAX_FAULTS = 20
@@ -94,7 +103,7 @@ def _fault(item: Any, spot: Spot, model: type[BaseModel]) -> Fault:
 def _missing(spot: Spot) -> Fault:
     assert spot.owner is not None
     key = str(spot.missing)
-    field = spot.owner.cls.model_fields.get(key)
+    field = named_field(spot.owner.cls, key)
     about = _first_sentence(field.description or "") if field else ""
     about = f" ({about})" if about else ""
     message = f"the required key '{key}' is missing{about}"
@@ -193,7 +202,7 @@ def _not_expected(spot: Spot) -> str:
 def _what_it_is(spot: Spot) -> str:
     """What the key means, for somebody who took it for another kind of value."""
     key = str(spot.path[-1])
-    field = spot.owner.cls.model_fields.get(key) if spot.owner else None
+    field = named_field(spot.owner.cls, key) if spot.owner else None
     about = _first_sentence(field.description or "") if field else ""
     return f" ({about})" if about else ""
 

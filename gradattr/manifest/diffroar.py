@@ -65,8 +65,8 @@ class DiffRoarManifest(ManifestBase):
     """The scalar that is differentiated."""
     baselines: list[Baseline] = Field(default_factory=_both_baselines)
     """Orders that no base model supplies: random for each image; the gradient of a linear model
-    trained on the same data; and, of data with masks, what the best and the worst possible order
-    would score: the region without signal last, or first."""
+    trained on the same data; and, of data with masks, the marked region last (signal_first) or
+    first (null_first): where it is without signal, the best and the worst possible order."""
     levels: list[Level] = Field(
         default=[0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
         min_length=1,

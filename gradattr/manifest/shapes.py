@@ -53,7 +53,7 @@ class Model:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(self.cls.model_fields)
+        return tuple(field.alias or name for name, field in self.cls.model_fields.items())
 
     @property
     def words(self) -> str:
@@ -132,10 +132,17 @@ def quoted(words: Iterable[str]) -> list[str]:
     return [f"'{word}'" for word in words]
 
 
+def named_field(cls: type[BaseModel], key: str) -> FieldInfo | None:
+    """The field that is called ``key`` in a file: 'class' is no name in Python."""
+    fields = cls.model_fields.items()
+    return next((field for name, field in fields if key == (field.alias or name)), None)
+
+
 @lru_cache(maxsize=1024)
 def field_shape(cls: type[BaseModel], key: str) -> Shape:
     """The shape of one field of a model."""
-    field = cls.model_fields[key]
+    field = named_field(cls, key)
+    assert field is not None
     metadata = list(field.metadata)
     if field.discriminator is not None:
         metadata.append(field)

@@ -21,6 +21,13 @@ SIGNAL_ON_TOP: Column = (
     "BlockMNIST: whether the upper block holds the signal; null for other data",
 )
 
+PATCHED: Column = (
+    "patched",
+    pa.bool_(),
+    True,
+    "of data with 'patch': whether this image has the patch; null for other data",
+)
+
 PREDICTIONS = TableSpec(
     "predictions",
     1,
@@ -35,6 +42,7 @@ PREDICTIONS = TableSpec(
         ("confidence", pa.float32(), True, "softmax probability of the predicted class"),
         ("loss", pa.float32(), True, "cross-entropy at the label, in nats"),
         SIGNAL_ON_TOP,
+        PATCHED,
         STATUS,
         ERROR,
     ),
@@ -94,8 +102,8 @@ MAPS = TableSpec(
 LEAKAGE = TableSpec(
     "leakage",
     1,
-    "one row per input row, method and level: how much of the map lies where there is no signal "
-    "(of data with masks)",
+    "one row per input row, method and level: how much of the map lies in the region that the "
+    "image's mask marks: where there is no signal, or the patch (of data with masks)",
     ("row", "method", "level"),
     (
         ROW,
@@ -106,8 +114,8 @@ LEAKAGE = TableSpec(
             "share",
             pa.float64(),
             True,
-            "share of these pixels, by the sum of |map| over channels, that the mask marks as "
-            "without signal; ties count with their expected share",
+            "share of these pixels, by the sum of |map| over channels, that the mask marks; ties "
+            "count with their expected share",
         ),
         ("region_share", pa.float64(), True, "marked share of all pixels: what chance gives"),
         ("mass_ratio", pa.float64(), True, "sum of |map| in the marked region / sum of |map|"),

@@ -198,9 +198,10 @@ def _predictions(batch: Batch, groups: Sequence[Group]) -> tuple[_Keys, dict[str
     count = len(batch)
     statuses = ["label_error"] * count
     errors: list[str | None] = ["no label, and every method of this run needs one"] * count
-    top = batch.signal_on_top
+    top, patched = batch.signal_on_top, batch.patched
     columns: dict[str, list[Any]] = {
         "signal_on_top": [None] * count if top is None else top.tolist(),
+        "patched": [None] * count if patched is None else patched.tolist(),
         "label": [label if label >= 0 else None for label in batch.labels.tolist()],
         **{name: [None] * count for name in ("predicted", "correct", "confidence", "loss")},
     }

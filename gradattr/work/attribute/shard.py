@@ -89,6 +89,7 @@ def _without_wrong_labels(batch: Batch, num_classes: int) -> Batch:
         errors=[*batch.errors, *errors],
         masks=None if batch.masks is None else batch.masks[keep],
         signal_on_top=None if batch.signal_on_top is None else batch.signal_on_top[keep],
+        patched=None if batch.patched is None else batch.patched[keep],
     )
 
 
