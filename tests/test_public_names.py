@@ -81,10 +81,14 @@ def test_the_mathematics_of_training_data() -> None:
         "grad_dot",
         "influence",
         "layer_maps",
+        "pixel_order",
+        "random_order",
         "random_scores",
         "relatif",
+        "step_tests",
         "tfa_maps",
         "tracin",
+        "tracin_maps",
     ]
     assert all(getattr(influence, name) for name in influence.__all__)
 

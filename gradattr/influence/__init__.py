@@ -9,8 +9,9 @@ maps = tfa_maps(products, x_train, y_train, queries, pairs).values   # (pairs, c
 from gradattr.influence.curvature import Curvature, Solution
 from gradattr.influence.directions import Directions
 from gradattr.influence.ekfac import Ekfac
+from gradattr.influence.insertion import pixel_order, random_order, step_tests
 from gradattr.influence.layer_maps import agreement_maps, layer_maps
-from gradattr.influence.maps import Maps, tfa_maps
+from gradattr.influence.maps import Maps, tfa_maps, tracin_maps
 from gradattr.influence.products import GradientProducts
 from gradattr.influence.scores import (
     Scores,
@@ -47,8 +48,12 @@ __all__ = [
     "grad_dot",
     "influence",
     "layer_maps",
+    "pixel_order",
+    "random_order",
     "random_scores",
     "relatif",
+    "step_tests",
     "tfa_maps",
     "tracin",
+    "tracin_maps",
 ]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -62,7 +62,9 @@ def tfa_maps(
     and seed share their copies, and their cost. So seed by training image. ``times_input``: the
     map times the image. At most ``batch_size`` copies at a time; results do not depend on it.
 
-    Directions need not be gradients: with (C + λ I)^-1 u and score 'dot', maps of influence.
+    Directions need not be gradients. Maps of influence are those of the directions
+    ``Curvature.solve(...).directions`` or ``Ekfac.solve(...)`` with score 'dot': d/dx of
+    u^T (C + λ I)^-1 g(x), the curvature held fixed. Maps of TracIn: ``tracin_maps``.
 
     Raises MethodError for arguments that do not fit together.
     """
@@ -89,6 +91,31 @@ def tfa_maps(
                         undefined[place] |= found.undefined[number]
     if times_input:
         values *= x[[image for image, _ in pairs]]
+    return Maps(values, scores, undefined)
+
+
+def tracin_maps(
+    checkpoints: Sequence[tuple[GradientProducts, Directions, float]],
+    x: Tensor,
+    y: Tensor,
+    pairs: Sequence[tuple[int, int]],
+    **options: Any,
+) -> Maps:
+    """Maps of TracIn (p, ...): the sum over checkpoints of rate * the 'dot' map there.
+
+    ``checkpoints``: (products of the model there, gradients of the queries there, learning rate).
+    ``options`` are those of ``tfa_maps`` but ``score``; noisy copies are the same at every
+    checkpoint. Raises MethodError without checkpoints, and as ``tfa_maps`` does.
+    """
+    if not checkpoints:
+        raise MethodError("maps of TracIn need at least one checkpoint with its learning rate")
+    values, scores = x.new_zeros(len(pairs), *x.shape[1:]), x.new_zeros(len(pairs))
+    undefined = torch.zeros(len(pairs), dtype=torch.bool, device=x.device)
+    for products, directions, rate in checkpoints:
+        found = tfa_maps(products, x, y, directions, pairs, **options, score="dot")
+        values += rate * found.values
+        scores += rate * found.scores
+        undefined |= found.undefined
     return Maps(values, scores, undefined)
 
 

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradattr.errors import MethodError
-from gradattr.influence import GradientProducts, grad_cos, tfa_maps
+from gradattr.influence import (
+    Curvature,
+    Ekfac,
+    GradientProducts,
+    grad_cos,
+    tfa_maps,
+    tracin,
+    tracin_maps,
+)
 from gradattr.influence.fallback import plain_attention
 from gradattr.influence.maps import NoisyCopies, Row, blocks
 from tests.influence.conftest import SHAPES
@@ -136,6 +144,54 @@ def test_pairs_share_passes_where_image_seed_and_queries_agree() -> None:
         ((1,), [(5, 9)]),
     ]
     assert [len(rows) for rows in found[0].batches(copies=3, size=4)] == [4, 2]
+
+
+def test_tracin_maps_sum_over_checkpoints(network: Network, examples: Examples) -> None:
+    (x, y), (qx, qy) = examples("mlp", 3), examples("mlp", 2, seed=6)
+    models = network("mlp"), nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh()).double()
+    pairs, rates = [(2, 0), (0, 1)], (0.1, 0.03)
+    steps, flat = [], []
+    for model, rate in zip(models, rates, strict=True):
+        products = GradientProducts(model)
+        queries = products.directions(qx, qy)
+        steps.append((products, queries, rate))
+        flat.append(queries.flat())
+    noise: dict[str, Any] = {"copies": 2, "sigma": 0.2, "seeds": [5, 5]}
+    plain, noisy = tracin_maps(steps, x, y, pairs), tracin_maps(steps, x, y, pairs, **noise)
+    scores = tracin([(p, rate) for p, _, rate in steps], x, y, qx, qy).values
+    torch.testing.assert_close(plain.scores, torch.stack([scores[i, t] for i, t in pairs]))
+    copies = NoisyCopies(2, 0.2)
+    for number, (image, query) in enumerate(pairs):
+
+        def expected(point: Tensor, image: int = image, query: int = query) -> Tensor:
+            parts = zip(models, rates, flat, strict=True)
+            return sum(
+                rate * by_definition(model, point, y[image], u[query], "dot")
+                for model, rate, u in parts
+            )
+
+        torch.testing.assert_close(plain.values[number], expected(x[image]))
+        points = copies.of(x, [Row(image, 5, copy) for copy in range(2)])
+        mean = torch.stack([expected(point) for point in points]).mean(0)
+        torch.testing.assert_close(noisy.values[number], mean)
+    with pytest.raises(MethodError, match="at least one checkpoint"):
+        tracin_maps([], x, y, pairs)
+
+
+def test_maps_of_influence_are_dot_maps_of_solved_directions(
+    network: Network, examples: Examples
+) -> None:
+    model, (x, y), (qx, qy) = network("mlp"), examples("mlp", 6), examples("mlp", 1, seed=6)
+    products = GradientProducts(model)
+    queries = products.directions(qx, qy)
+    for solved in (
+        Ekfac.fit(products, (x, y)).solve(queries, 0.01),
+        Curvature(products, x, y).solve(queries, 0.01).directions,
+    ):
+        found = tfa_maps(products, x, y, solved, [(3, 0)], score="dot")
+        expected = by_definition(model, x[3], y[3], solved.flat()[0], "dot")
+        torch.testing.assert_close(found.values[0], expected)
+        assert float(found.scores) == pytest.approx(float(products.dots(x, y, solved)[3]))
 
 
 def test_a_zero_gradient_is_flagged() -> None:
