@@ -13,6 +13,7 @@ from gradattr.storage.layout import (
     trained_checkpoint_data_key,
     trained_checkpoint_key,
     trained_dir,
+    trained_record_key,
 )
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.sealed import seal, unseal
@@ -52,7 +53,12 @@ class StoredCheckpoints:
             "sha256": digest_bytes(data),
             "kept": [] if self._kept is None else [w.to_json() for w in self._kept.kept],
         }
-        self._store.put(self._pointer, seal(pointer))
+        try:
+            self._store.put(self._pointer, seal(pointer))
+        except StoreError:
+            # Who trained the same model at the same time and was first has cleared it away.
+            if self._store.head(trained_record_key(self._digest)) is None:
+                raise
         self._forget()
         self._newest = key
 

@@ -298,6 +298,27 @@ def test_racing_trainers_get_one_course_of_training(any_store, spec):
     assert record.kept[-1].sha256 == record.sha256
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_checkpoint_that_vanishes_is_no_loss_if_another_trainer_was_first(
+    store, spec, monkeypatch, finished
+):
+    if finished:
+        first = train(store, spec)
+    put = store.put
+
+    def put_and_lose(key, data):
+        if key == trained_checkpoint_key(DIGEST):
+            raise StoreError("written, but not there afterwards")
+        put(key, data)
+
+    monkeypatch.setattr(store, "put", put_and_lose)
+    if finished:
+        assert train(store, spec, seed=2) == first
+    else:
+        with pytest.raises(StoreError, match="not there afterwards"):
+            train(store, spec, seed=2)
+
+
 def age(store):
     for item in list(store.list("models/")):
         os.utime(store.local_path(item.key), (time.time() - 1e6,) * 2)
