@@ -245,7 +245,6 @@ INDEX_RECALL = TableSpec(
         ("candidates", pa.int32(), False, "training images of a side that are scored exactly"),
         ("recall", pa.float64(), False, "share of them among the candidates"),
         ("ranked_recall", pa.float64(), False, "share of them among as many highest estimates"),
-        ("spearman", pa.float64(), False, "of estimates and exact scores over the training set"),
     ),
 )
 

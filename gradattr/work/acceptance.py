@@ -8,6 +8,7 @@ from typing import Any
 from gradattr.errors import CheckError, IntegrityError
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.kinds import Manifest
+from gradattr.manifest.tfa import TfaManifest
 
 #: What a task reports besides its files: the ``extra`` of its record.
 Extra = dict[str, Any]
@@ -15,7 +16,7 @@ Extra = dict[str, Any]
 
 def bad_rows_allowed(manifest: Manifest, rows: int) -> float:
     """``errors.max`` as a number of rows: up to 1 it is a share, above 1 a count."""
-    if not isinstance(manifest, AttributeManifest):
+    if not isinstance(manifest, AttributeManifest | TfaManifest):
         return 0.0
     limit = manifest.errors.max
     return limit * rows if limit <= 1 else limit
@@ -24,6 +25,8 @@ def bad_rows_allowed(manifest: Manifest, rows: int) -> float:
 def check_bad_rows(manifest: Manifest, rows: int, extras: Sequence[Extra]) -> None:
     """CheckError, with counts by kind and examples, if more rows are bad than are allowed."""
     bad = sum(int(extra.get("bad_rows", 0)) for extra in extras)
+    # Where several stages read rows of their own, each of them says how many.
+    rows = sum(int(extra.get("input_rows", 0)) for extra in extras) or rows
     allowed = bad_rows_allowed(manifest, rows)
     if bad <= allowed:
         return

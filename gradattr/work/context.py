@@ -11,6 +11,7 @@ from gradattr.manifest.data import Preprocess
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.kinds import KINDS, Manifest
 from gradattr.manifest.methods import MethodSpec
+from gradattr.manifest.tfa import TfaManifest
 from gradattr.storage.filesystem import S3Options
 
 #: Role of the model that is explained; auxiliary models are called 'linear:<method id>', those of
@@ -62,6 +63,11 @@ class RunContext:
     @cached_property
     def audit_manifest(self) -> DiffRoarManifest:
         assert isinstance(self.manifest, DiffRoarManifest)
+        return self.manifest
+
+    @cached_property
+    def tfa_manifest(self) -> TfaManifest:
+        assert isinstance(self.manifest, TfaManifest)
         return self.manifest
 
     @cached_property

@@ -33,6 +33,7 @@ from gradattr.manifest.methods import (
     NoiseBaseline,
     SampleBaseline,
     SmoothMethod,
+    Target,
 )
 from gradattr.work.context import method_id
 
@@ -67,7 +68,7 @@ def method_requests(
     Raises MethodError, naming the method, for parameters that the mathematics refuses.
     """
     wanted = manifest.methods if methods is None else methods
-    return [_request(manifest, method, pools, linear_models) for method in wanted]
+    return [request_of(method, manifest.target, pools, linear_models) for method in wanted]
 
 
 def stand_in_requests(
@@ -85,9 +86,13 @@ def stand_in_requests(
     return method_requests(manifest, lambda label: pool, lambda label: linear, methods)
 
 
-def _request(
-    manifest: Attributing, method: MethodSpec, pools: Pools, linear_models: LinearModels
+def request_of(
+    method: MethodSpec, default_target: Target, pools: Pools, linear_models: LinearModels
 ) -> MethodRequest:
+    """The request of one method, which differentiates ``default_target`` unless it says otherwise.
+
+    Raises MethodError, naming the method, for parameters that the mathematics refuses.
+    """
     label = method_id(method)
     parameters: dict[str, object] = {}
     try:
@@ -108,7 +113,7 @@ def _request(
                 parameters["stdev"] = method.stdev
         elif isinstance(method, LinearMethod):
             parameters = {"linear_model": linear_models(label)}
-        target = manifest.target if method.target is None else method.target
+        target = default_target if method.target is None else method.target
         return method_request(method.name, id=label, target=target, **parameters)
     except ValueError as error:
         raise MethodError(f"method '{label}': {error}") from None

@@ -13,6 +13,13 @@ from gradattr.work.diffroar.rank import rank_shard
 from gradattr.work.diffroar.score import score_trials
 from gradattr.work.diffroar.trial import run_trial
 from gradattr.work.outcome import Outcome, attempt
+from gradattr.work.tfa.curvature import prepare_curvature
+from gradattr.work.tfa.lookup import look_up
+from gradattr.work.tfa.map_pairs import map_pairs
+from gradattr.work.tfa.merge import merge_block
+from gradattr.work.tfa.queries import predict_shard, select_queries
+from gradattr.work.tfa.score_shard import score_shard
+from gradattr.work.tfa.summarise import summarise_tests
 from gradattr.work.train import train_model
 
 #: Stage name -> what a task of it does. A later kind adds its stages here.
@@ -23,6 +30,14 @@ STAGES: dict[str, Callable[[RunContext, Task], dict[str, Any]]] = {
     "trial": run_trial,
     "evaluate": evaluate_scheme,
     "score": score_trials,
+    "predict": predict_shard,
+    "select": select_queries,
+    "curvature": prepare_curvature,
+    "tda": score_shard,
+    "lookup": look_up,
+    "pair": merge_block,
+    "map": map_pairs,
+    "summary": summarise_tests,
 }
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from torch import nn
 
+from gradattr.data.types import DataIndex
 from gradattr.errors import ModelError, UsageError
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.kinds import Manifest
 from gradattr.manifest.model import AnyModel
+from gradattr.manifest.tfa import TfaManifest
 from gradattr.models import build_model, load_model
 from gradattr.models.architectures import describe
 from gradattr.storage.objects import open_store
 from gradattr.work.context import MAIN, RunContext
 from gradattr.work.diffroar.audit import base_models, learners
 from gradattr.work.planning.check_audit import audit_notes
+from gradattr.work.planning.check_tfa import check_parts, tfa_notes
+from gradattr.work.planning.prepare_tfa import explained_and_checkpoints
 from gradattr.work.resources import choose_device
 
 
@@ -32,6 +36,10 @@ def preflight(context: RunContext) -> list[str]:
         model = first_look(context, role, spec)
         if spec.train is not None or role in retrained:
             _check_trainable(model, spec)
+        if isinstance(manifest, TfaManifest) and role == MAIN:
+            check_parts(manifest, model)
+            data = {n: DataIndex.from_json(v) for n, v in context.indexes.items()}
+            notes += tfa_notes(manifest, model, data)
         title = "model" if role == MAIN else f"model {role}:"
         notes.append(
             f"{title} {spec.arch}: {sum(p.numel() for p in model.parameters()):,} parameters, "
@@ -46,6 +54,8 @@ def explained_models(manifest: Manifest) -> dict[str, AnyModel]:
     """The models that a manifest asks about, by role."""
     if isinstance(manifest, DiffRoarManifest):
         return base_models(manifest)
+    if isinstance(manifest, TfaManifest):
+        return explained_and_checkpoints(manifest)
     return {MAIN: manifest.model}
 
 

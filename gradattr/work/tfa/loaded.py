@@ -1,0 +1,138 @@
+"""What a worker keeps between tasks: the model, its gradient products, and query gradients.
+
+The cache is module state on purpose: a worker process lives through many tasks, and this module is
+imported once in each. It holds one run at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradattr.influence import GradientProducts
+from gradattr.manifest.scores import AnyScore, TracInScore, score_id
+from gradattr.models import load_kept, read_trained
+from gradattr.storage.objects import ObjectStore, open_store
+from gradattr.work.context import MAIN, RunContext
+from gradattr.work.modules import load_module
+from gradattr.work.resources import choose_device
+from gradattr.work.tfa.checkpoints import checkpoint_models
+
+#: Bytes of images that are in memory at once, whatever the images' size.
+BATCH_BYTES = 96 * 1024 * 1024
+
+
+@dataclass
+class Loaded:
+    """A run's model on one device."""
+
+    device: torch.device
+    module: nn.Module
+    """In eval mode, as built: nothing is folded."""
+    products: GradientProducts
+    checkpoints: dict[str, list[tuple[GradientProducts, float]]]
+    """Of each TracIn score: products at its checkpoints, and learning rates."""
+    digests: dict[str, str]
+    """Role -> sha256 of the weights that were loaded."""
+    kept: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    """What tasks may keep for the next one; see ``remember``."""
+
+    def remember(self, key: tuple[Any, ...], value: Any) -> Any:
+        """Keep a value of this kind (the key's first part) in place of the one before."""
+        for old in [old for old in self.kept if old[0] == key[0]]:
+            del self.kept[old]
+        self.kept[key] = value
+        return value
+
+
+_cache: dict[tuple[Any, ...], Loaded] = {}
+
+
+def load_for(context: RunContext) -> Loaded:
+    """The run's models in this process; loaded on the first task, kept for the next ones."""
+    engine = context.manifest.engine
+    device = choose_device(engine, context.manifest.runtime)
+    key = (context.fingerprint, engine.batch_size, device)
+    if key not in _cache:
+        _cache.clear()
+        _cache[key] = _load(context, device)
+    return _cache[key]
+
+
+def images_at_once(context: RunContext) -> int:
+    """Images per reading step."""
+    channels, height, width = context.shape
+    return max(1, min(1024, BATCH_BYTES // (4 * channels * height * width)))
+
+
+def _load(context: RunContext, device: torch.device) -> Loaded:
+    manifest = context.tfa_manifest
+    store = open_store(manifest.store)
+    digests: dict[str, str] = {}
+    module = load_module(context, MAIN, manifest.model, store, digests).to(device).eval()
+    checkpoints = {
+        score_id(score): _checkpoints(context, score, store, device, digests)
+        for score in manifest.scores
+        if isinstance(score, TracInScore)
+    }
+    return Loaded(device, module, _products(context, module), checkpoints, digests)
+
+
+def _products(context: RunContext, module: nn.Module) -> GradientProducts:
+    asked = context.manifest.engine.batch_size
+    return GradientProducts(
+        module,
+        parameters=context.tfa_manifest.parameters,
+        batch_size=None if asked == "auto" else asked,
+    )
+
+
+def _checkpoints(
+    context: RunContext,
+    score: TracInScore,
+    store: ObjectStore,
+    device: torch.device,
+    digests: dict[str, str],
+) -> list[tuple[GradientProducts, float]]:
+    found = []
+    for role, spec, lr in checkpoint_models(score, context.tfa_manifest.model):
+        module = load_module(context, role, spec, store, digests).to(device).eval()
+        found.append((_products(context, module), lr))
+    if not found:
+        found = _kept_epochs(context, score, store, device, digests)
+    return found
+
+
+def _kept_epochs(
+    context: RunContext,
+    score: TracInScore,
+    store: ObjectStore,
+    device: torch.device,
+    digests: dict[str, str],
+) -> list[tuple[GradientProducts, float]]:
+    manifest = context.tfa_manifest
+    trained = read_trained(store, context.model(MAIN).digest)
+    assert trained is not None
+    found = []
+    for kept in trained.kept:
+        if score.epochs is not None and kept.epoch not in score.epochs:
+            continue
+        module = load_kept(
+            store,
+            trained,
+            kept.epoch,
+            manifest.model,
+            shape=context.shape,
+            num_classes=context.num_classes,
+        )
+        digests[f"{MAIN}@{kept.epoch}"] = kept.sha256
+        found.append((_products(context, module.to(device).eval()), kept.lr))
+    return found
+
+
+def of_kind(scores: list[AnyScore], *names: str) -> list[AnyScore]:
+    """The scores with one of these names."""
+    return [score for score in scores if score.score in names]
