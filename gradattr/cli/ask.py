@@ -97,8 +97,29 @@ def _print_plan(report: dict[str, Any]) -> None:
         )
     if report["audit"]:
         _print_audit(report["audit"])
+    if report["tfa"]:
+        _print_tfa(report["tfa"])
     if report["probe"]:
         print(report["probe"])
+
+
+def _print_tfa(size: dict[str, Any]) -> None:
+    print_table(
+        "Scores and maps, at most",
+        ["", "count", "bytes, before compression"],
+        [
+            ["training examples x queries x scores", f"{size['scores']:,}", ""],
+            ["backward passes over the training data", f"{size['passes']:,}", ""],
+            ["scores that are kept (keep)", "", human_bytes(size["score_bytes"])],
+            ["pairs", f"{size['pairs']:,}", ""],
+            ["maps (store.maps)", f"{size['maps']:,}", human_bytes(size["map_bytes"])],
+            ["index", "", human_bytes(size["index_bytes"])],
+            ["gradient of one query, in memory", "", human_bytes(size["query_gradient_bytes"])],
+        ],
+        right=["count", "bytes, before compression"],
+    )
+    for note in size["notes"]:
+        print(f"Note: {note}")
 
 
 def _print_audit(audit: dict[str, Any]) -> None:

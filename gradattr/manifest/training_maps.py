@@ -117,7 +117,8 @@ def _tenths() -> list[float]:
 class StepTest(Spec):
     """Insertion and deletion: a step of SGD on the training image with only its highest-ranked
     pixels kept (or with them removed) moves the query's loss; so does one with as many pixels at
-    random. Of helpful images the map ranks, of harmful ones minus the map."""
+    random. Of helpful images the map ranks, of harmful ones minus the map; of two-step maps, which
+    have no such sign, the magnitude."""
 
     tests: list[StepTestName] = Field(default_factory=_insertion, min_length=1)
     levels: list[Annotated[float, Field(gt=0, le=1)]] = Field(

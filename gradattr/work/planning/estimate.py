@@ -13,6 +13,7 @@ from gradattr.data.types import DataIndex
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.model import AnyModel
+from gradattr.manifest.tfa import TfaManifest
 from gradattr.plan import Stage, Task
 from gradattr.storage.commit import find_commit, read_records
 from gradattr.storage.maps import map_bytes_per_row
@@ -20,6 +21,7 @@ from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import MAIN, RunContext
 from gradattr.work.methods import stand_in_requests
 from gradattr.work.planning.estimate_audit import Costs, audit_costs, audit_size, rank_evaluations
+from gradattr.work.planning.estimate_tfa import tfa_costs, tfa_evaluations, tfa_size
 from gradattr.work.planning.preflight import first_look
 from gradattr.work.planning.prepare_attribute import ATTRIBUTE_STAGE
 from gradattr.work.planning.prepare_diffroar import RANK_STAGE
@@ -52,6 +54,9 @@ def estimate(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str
     audit = isinstance(manifest, DiffRoarManifest)
     if audit:
         evaluations[RANK_STAGE] = rank_evaluations(context)
+    traced = isinstance(manifest, TfaManifest)
+    if traced:
+        evaluations |= tfa_evaluations(context)
     costs = _costs(prepared, requests) if probe else {}
     found = read_records(store, plan.run_json())
     done = {name for name, record in found if record is not None}
@@ -65,6 +70,7 @@ def estimate(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str
         "maps": manifest.store.maps,
         "map_bytes": _map_bytes(context, plan.rows) if requests else {},
         "audit": audit_size(context) if audit else None,
+        "tfa": tfa_size(context) if traced else None,
         "probe": _probe_text(context) if probe else "",
     }
 
@@ -139,6 +145,8 @@ def _costs(prepared: Prepared, requests: Sequence[MethodRequest]) -> Costs:
             costs[ATTRIBUTE_STAGE] = lambda task: per_row * task.rows
         if isinstance(context.manifest, DiffRoarManifest):
             costs |= audit_costs(context)
+        if isinstance(context.manifest, TfaManifest):
+            costs |= tfa_costs(context)
     return costs
 
 

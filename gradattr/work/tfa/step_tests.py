@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradattr.influence import pixel_order, random_order, step_tests
-from gradattr.manifest.training_maps import AnyMap, StepTest, map_id
+from gradattr.manifest.training_maps import AnyMap, StepTest, TwoStepMap, map_id
 from gradattr.seeds import derive_seed
 from gradattr.storage.schemas import make_table
 from gradattr.work.context import RunContext
@@ -43,7 +43,7 @@ def step_test_tables(
     query_x, query_y = (
         part.to(pairs.x.device)[queries] for part in query_images(context, pairs.queries.rows)
     )
-    orders = _orders(context, pairs, maps, own)
+    orders = _orders(context, pairs, _evidence(pairs, spec, maps, own), own)
     for test in asked.tests:
         for steps in asked.steps:
             found = step_tests(
@@ -74,12 +74,21 @@ def step_test_tables(
             yield make_table("tfa_insertion", columns)
 
 
-def _orders(
-    context: RunContext, pairs: PairImages, maps: PairMaps, own: list[int]
-) -> dict[str, Tensor]:
-    """Pixels by the map (of harmful images by minus the map), and at random; the random order is a
-    function of the pair, so that every map is tested against the same."""
+def _evidence(pairs: PairImages, spec: AnyMap, maps: PairMaps, own: list[int]) -> Tensor:
+    """Maps (p, c, h, w) whose highest pixels are said to act most in the direction of their side:
+    the map, and minus the map of harmful images. A two-step map knows nothing of a direction; its
+    pixels count by magnitude."""
+    if isinstance(spec, TwoStepMap):
+        return maps.values[own].abs()
     signs = torch.tensor([1.0 if pairs.rows[at]["side"] == "helpful" else -1.0 for at in own])
+    return maps.values[own] * signs.view(-1, 1, 1, 1)
+
+
+def _orders(
+    context: RunContext, pairs: PairImages, values: Tensor, own: list[int]
+) -> dict[str, Tensor]:
+    """Pixels by these maps, and at random; the random order is a function of the pair, so that
+    every map is tested against the same."""
     seeds = [
         derive_seed(
             context.manifest.seed,
@@ -89,7 +98,6 @@ def _orders(
         )
         for at in own
     ]
-    values = maps.values[own] * signs.view(-1, 1, 1, 1)
     pixels = values.shape[2] * values.shape[3]
     return {"top": pixel_order(values, seeds), "random": random_order(pixels, seeds)}
 
