@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
-from gradattr.data.registry import index_data, pick_shards, read_shard
 from gradattr.errors import UsageError
-from gradattr.manifest.data import AnyData, Preprocess
+from gradattr.report.figures import new_figure
+from gradattr.report.pictures import Pictures, class_name
 from gradattr.report.results import Run
 
 _PANEL_INCHES = 1.15
@@ -30,7 +29,8 @@ def contact_sheet(run: Run, path: str | Path, *, samples: int = 8) -> Path:
     kept no maps.
     """
     rows = _choose(run, samples)
-    images = _images(run, [row["row"] for row in rows])
+    found = Pictures(run, run.manifest["data"]).read([row["row"] for row in rows])
+    images = [found[row["row"]].pixels for row in rows]
     maps = [[_map_or_none(run, row["sample_id"], method) for method in run.methods] for row in rows]
     target = Path(path)
     target.write_bytes(_draw(run, rows, images, maps))
@@ -49,21 +49,6 @@ def _choose(run: Run, samples: int) -> list[dict[str, Any]]:
     return [good[i] for i in places]
 
 
-def _images(run: Run, rows: Sequence[int]) -> list[np.ndarray]:
-    """(height, width[, 3]) in [0, 1] of each row, as the model sees it but not normalised."""
-    data: AnyData = TypeAdapter(AnyData).validate_python(run.manifest["data"])
-    preprocess = Preprocess.model_validate(run.inputs["preprocess"])
-    plain = preprocess.model_copy(update={"mean": None, "std": None})
-    # 'quick' looks at names and sizes: a picture need not hash the whole data set again.
-    index = index_data(data.model_copy(update={"digest": "quick"}))
-    found: dict[int, np.ndarray] = {}
-    for shard in pick_shards(index, rows):
-        for batch in read_shard(data, shard, plain, batch_size=64):
-            found |= dict(zip(batch.rows, batch.x.numpy(), strict=True))
-    blank = np.ones(run.inputs["shape"], np.float32)
-    return [found.get(row, blank).transpose(1, 2, 0).squeeze() for row in rows]
-
-
 def _map_or_none(run: Run, sample_id: str, method: str) -> np.ndarray | None:
     try:
         return run.map(sample_id, method)
@@ -77,17 +62,12 @@ def _draw(
     images: Sequence[np.ndarray],
     maps: Sequence[Sequence[np.ndarray | None]],
 ) -> bytes:
-    # Figure and not pyplot: no global state, no window system, safe in threads.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = 1 + len(run.methods)
     width, height = columns * _PANEL_INCHES + 0.6, len(rows) * _PANEL_INCHES + 0.75
-    figure = Figure(figsize=(width, height), dpi=150)
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, row, image, row_maps in zip(axes, rows, images, maps, strict=True):
-        _panel(line[0], np.clip(image, 0, 1), "gray", 0.0, 1.0)
+        _panel(line[0], image, "gray", 0.0, 1.0)
         line[0].set_ylabel(_caption(row, run), fontsize=6.5)
         for axis, one in zip(line[1:], row_maps, strict=True):
             _map_panel(axis, one)
@@ -118,16 +98,9 @@ def _broken(title: str) -> str:
 
 
 def _caption(row: dict[str, Any], run: Run) -> str:
-    names = run.inputs.get("class_names") or []
-
-    def name(index: int | None) -> str:
-        if index is None:
-            return "?"
-        return names[index][:14] if index < len(names) else str(index)
-
     if row["label"] is None or row["label"] == row["predicted"]:
-        return name(row["predicted"])
-    return f"{name(row['label'])}\ntaken for {name(row['predicted'])}"
+        return class_name(run, row["predicted"])
+    return f"{class_name(run, row['label'])}\ntaken for {class_name(run, row['predicted'])}"
 
 
 def _map_panel(axis: Any, one: np.ndarray | None) -> None:

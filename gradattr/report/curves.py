@@ -7,8 +7,6 @@ if asked for, PredPower of both arms: what the differences are made of.
 
 from __future__ import annotations
 
-import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,18 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradattr.errors import UsageError
+from gradattr.report.figures import figure_kind, legend_below, line_styles, new_figure, save_figure
 from gradattr.report.results import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Okabe and Ito's colours, which colour-blind readers can tell apart; black last, for 'random'.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _RANDOM = ("#000000", ".")
 _WIDTH, _HEIGHT, _LOWER = 5.0, 3.9, 2.7
-#: Inches of a row of the legend, and rows for which there is room.
-_LEGEND_ROW, _LEGEND_ROWS = 0.18, 2
 
 #: Variants in the order in which a panel prefers them for its lines.
 _MAIN = ("retrain", "no_retrain")
@@ -105,36 +99,16 @@ def plot_curves(panels: Sequence[Panel], path: str | Path, *, pred_power: bool =
     ``pred_power`` adds a second row. UsageError: no panels, another kind of file, or one
     that cannot be written.
     """
-    target = Path(path)
-    kind = target.suffix.lower().removeprefix(".")
-    if kind not in ("png", "svg", "pdf"):
-        raise UsageError(f"{target}: expected a name that ends in .png, .svg or .pdf")
+    figure_kind(path)
     if not panels:
         raise UsageError("there is nothing to plot: name at least one run")
-    import matplotlib
-
-    figure = curves_figure(panels, pred_power=pred_power)
-    buffer = io.BytesIO()
-    # The same bytes whenever it is drawn: no date, and ids of SVG elements that do not change.
-    metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-    with matplotlib.rc_context({"svg.hashsalt": "gradattr"}):
-        figure.savefig(buffer, format=kind, metadata=metadata)
-    try:
-        target.write_bytes(buffer.getvalue())
-    except OSError as error:
-        raise UsageError(f"{target}: cannot be written ({error.strerror})") from None
-    return target
+    return save_figure(curves_figure(panels, pred_power=pred_power), path)
 
 
 def curves_figure(panels: Sequence[Panel], *, pred_power: bool = False) -> Figure:
     """The figure itself: one column per panel; with ``pred_power`` a second row."""
-    # Figure and not pyplot: no global state, no window system, safe in threads.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     height = _HEIGHT + (_LOWER if pred_power else 0)
-    figure = Figure(figsize=(_WIDTH * len(panels), height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(_WIDTH * len(panels), height, layout="constrained")
     ratios = [_HEIGHT, _LOWER] if pred_power else [_HEIGHT]
     # Curves beside each other are compared by eye: on one scale.
     axes = figure.subplots(
@@ -149,7 +123,7 @@ def curves_figure(panels: Sequence[Panel], *, pred_power: bool = False) -> Figur
     axes[0][0].set_ylabel("DiffROAR: accuracy, top-k − bottom-k")
     if pred_power:
         axes[1][0].set_ylabel("PredPower: test accuracy")
-    _legend(figure)
+    legend_below(figure, panel_inches=_WIDTH)
     return figure
 
 
@@ -157,10 +131,7 @@ def _styles(panels: Sequence[Panel]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each scheme, the same in every panel."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.schemes))
     coloured = [name for name in names if name != "random"]
-    return {"random": _RANDOM} | {
-        name: (_COLOURS[i % len(_COLOURS)], _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)])
-        for i, name in enumerate(coloured)
-    }
+    return {"random": _RANDOM} | dict(zip(coloured, line_styles(len(coloured)), strict=True))
 
 
 def _difference_panel(axis: Any, panel: Panel, styles: dict[str, tuple[str, str]]) -> None:
@@ -215,32 +186,6 @@ def _power_panel(axis: Any, panel: Panel, styles: dict[str, tuple[str, str]]) ->
     for arm, line in (("top-k kept", "-"), ("bottom-k kept", "--")):
         axis.plot([], [], color="0.3", linestyle=line, linewidth=1.2, label=arm)
     _finish(axis)
-
-
-def _legend(figure: Any) -> None:
-    """One for all panels and below them, where it hides nothing; as wide as the figure allows, and
-    the figure as high as it needs."""
-    found: dict[str, Any] = {}
-    for axis in figure.axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    width = figure.get_figwidth()
-    for columns in range(min(len(found), int(3 * width / _WIDTH)), 0, -1):
-        legend = figure.legend(
-            found.values(),
-            found.keys(),
-            loc="outside lower center",
-            ncols=columns,
-            fontsize=8,
-            frameon=False,
-        )
-        needed = legend.get_window_extent(figure.canvas.get_renderer()).width / figure.dpi
-        if needed <= width or columns == 1:
-            break
-        legend.remove()
-    figure.set_figwidth(max(width, needed))
-    more = max(0, math.ceil(len(found) / columns) - _LEGEND_ROWS)
-    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * more)
 
 
 def _finish(axis: Any) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gradattr.errors import UsageError
 from gradattr.manifest.operation import Store
@@ -14,7 +15,7 @@ from gradattr.report.summary import summarise
 from gradattr.storage.commit import read_commit, read_run
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.query import open_query
-from gradattr.storage.reader import find_map, read_table
+from gradattr.storage.reader import find_map, read_table, training_maps
 
 if TYPE_CHECKING:
     import pandas
@@ -65,8 +66,15 @@ class Run:
 
     @property
     def methods(self) -> list[str]:
-        """Method ids, in the manifest's order."""
+        """Method ids, in the manifest's order; of kind tfa those of its scores."""
+        if self.manifest["kind"] == "tfa":
+            return [score["id"] or score["score"] for score in self.manifest["scores"]]
         return [method["id"] or method["name"] for method in self.manifest.get("methods", [])]
+
+    @property
+    def map_methods(self) -> list[str]:
+        """Ids of the maps of training images, in the manifest's order; of kind tfa alone."""
+        return [one["id"] or one["map"] for one in self.manifest.get("maps", [])]
 
     @property
     def tables(self) -> list[str]:
@@ -94,6 +102,44 @@ class Run:
         Raises UsageError if there is no such row, or if the row has no map (with its status).
         """
         return find_map(self.store, self.commit, sample_id, method)
+
+    def pairs(self, query: int | None = None, method: str | None = None) -> pa.Table:
+        """The table 'tfa_pairs', of one query and one score if they are named."""
+        table = read_table(self.store, self.commit, "tfa_pairs")
+        for name, value in (("query", query), ("method", method)):
+            if value is not None:
+                table = table.filter(pc.equal(table[name], value))
+        return table
+
+    def training_map(
+        self,
+        query: int,
+        train_id: str,
+        method: str | None = None,
+        map_method: str | None = None,
+    ) -> np.ndarray:
+        """The map of a training image for a query: (channels, height, width) float32, (1, height,
+        width) of a layer. ``method``: the score that chose the image; ``map_method``: which of its
+        maps. Default: the manifest's first.
+
+        Raises UsageError if the pair has no such map (with its status).
+        """
+        method = method or self.methods[0]
+        map_method = map_method or next(iter(self.map_methods), "")
+        wanted = (train_id, method, map_method)
+        for one in training_maps(self.store, self.commit, query):
+            if (one.train_id, one.method, one.map_method) != wanted:
+                continue
+            if one.values is None:
+                raise UsageError(
+                    f"run {self.run_id}: training image {train_id!r} has no map {map_method!r} for "
+                    f"query {query}: its status is {one.status!r}"
+                )
+            return one.values
+        raise UsageError(
+            f"run {self.run_id}: no map {map_method!r} of training image {train_id!r} for query "
+            f"{query} by {method!r}; the table 'tfa_pairs' lists the pairs"
+        )
 
     def __repr__(self) -> str:
         return f"<Run {self.run_id}: {self.rows} rows, tables {', '.join(self.tables)}>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from gradattr.storage.maps import decode_map
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.schemas import MAP_CHOICE, MAPS, TABLES, table_schema
 from gradattr.storage.shards import FileEntry, ShardRecord
+from gradattr.storage.tfa_tables import TFA_LAYER_MAPS, TFA_MAPS
 
 
 def check_files(store: ObjectStore, commit: Commit) -> None:
@@ -130,6 +132,43 @@ def _files_of(store: ObjectStore, commit: Commit, sample_id: str) -> list[FileEn
         and (rows is None or any(a <= row < b for row in rows for a, b in record.row_ranges))
         for file in record.tables[MAPS.name].files
     ]
+
+
+@dataclass(frozen=True)
+class TrainingMap:
+    """The map of a training image, of one of a query's pairs."""
+
+    train_id: str
+    method: str
+    """The score that chose the image."""
+    side: str
+    rank: int
+    map_method: str
+    values: np.ndarray | None
+    """(channels, height, width) float32; (1, height, width) of a layer. None: there is no map."""
+    status: str
+
+
+def training_maps(store: ObjectStore, commit: Commit, query: int) -> list[TrainingMap]:
+    """Every map of a query's training images, as the tables hold them. Only files of shards that
+    have the query are opened."""
+    paths = RunPaths(commit.run_id)
+    found: list[TrainingMap] = []
+    for name in (TFA_MAPS.name, TFA_LAYER_MAPS.name):
+        for record in commit.records:
+            ranges = record.row_ranges
+            if name not in record.tables or (
+                ranges and not any(start <= query < stop for start, stop in ranges)
+            ):
+                continue
+            for file in record.tables[name].files:
+                table = _read(store, paths, file, None)
+                choice = (table.schema.metadata or {}).get(MAP_CHOICE, b"").decode()
+                for row in table.filter(pc.equal(table["query"], query)).to_pylist():
+                    keys = ("train_id", "method", "side", "rank", "map_method", "status")
+                    values = decode_map(row, choice)
+                    found.append(TrainingMap(**{key: row[key] for key in keys}, values=values))
+    return found
 
 
 def _read(
