@@ -212,9 +212,9 @@ class ParquetData(DataBase):
     shape: list[Positive] | None = Field(default=None, min_length=3, max_length=3)
     """[channels, height, width] of a raw tensor column that does not say it itself."""
     mask: str | None = None
-    """Column of a mask per image, of the image's size, not 0 where there can be no signal:
-    encoded images (PNG), or, with a raw image column, height x width booleans or numbers. A null
-    marks nothing."""
+    """Column of a mask per image, of the image's size, not 0 in the region that it marks (where
+    there can be no signal, or a patch): encoded images (PNG), or, with a raw image column, height
+    x width booleans or numbers. A null marks nothing."""
 
     @property
     def has_own_masks(self) -> bool:
@@ -231,7 +231,8 @@ class NpzData(DataBase):
     labels: str | None = "labels"
     """Array of n integers. null: no labels."""
     masks: str | None = None
-    """Array (n, h, w) of booleans or numbers, not 0 where an image can have no signal."""
+    """Array (n, h, w) of booleans or numbers, not 0 in an image's marked region: where there can
+    be no signal, or a patch."""
     layout: Literal["nhwc", "nchw"] = "nhwc"
     """Order of axes of a 4-dimensional array."""
 

@@ -60,13 +60,15 @@ def test_rebatching_keeps_masks_and_attributes(lengths, size, ragged):
         images = np.zeros((length, 1, 2, 2), np.uint8)
         labels = np.zeros(length, np.int64)
         chosen = own if ragged else masks[part]
-        pieces.append(RawRows(at, row_ids(at, length), labels, images, {}, chosen, top[part]))
+        ids = row_ids(at, length)
+        pieces.append(RawRows(at, ids, labels, images, {}, chosen, top[part], ~top[part]))
         at += length
     got = list(rebatch(pieces, size))
     if not got:
         return
     whole = join(got)
     assert whole.signal_on_top.tolist() == top.tolist()
+    assert whole.patched.tolist() == (~top).tolist()
     assert len(whole.masks) == total
     for n, mask in enumerate(whole.masks):
         assert mask is None if ragged and n % 3 == 0 else (mask == masks[n]).all()
@@ -75,7 +77,7 @@ def test_rebatching_keeps_masks_and_attributes(lengths, size, ragged):
 def test_data_without_masks_has_none(make_spec):
     spec = make_spec({"format": "digits", "limit": 5})
     batch = load_all(spec, index_data(spec), Preprocess())
-    assert batch.masks is None and batch.signal_on_top is None
+    assert batch.masks is None and batch.signal_on_top is None and batch.patched is None
     assert not spec.has_masks
 
 

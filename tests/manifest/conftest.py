@@ -81,10 +81,22 @@ def _values(value: Any) -> st.SearchStrategy[Any]:
 def _data() -> st.SearchStrategy[Any]:
     shared = {"limit": (None, 1, 500), "digest": ("content", "quick"), "max_pixels": 10_000}
     shared["classes"] = (None, ["a", "b"])
+    patch = _part(
+        {"size": (1, 5)},
+        {
+            "class": (None, "dog", 3),
+            "fraction": (0, 0.5, 1),
+            "colour": ([255], [255, 0, 0]),
+            "corner": "top_left",
+            "margin": 2,
+            "seed": 7,
+        },
+    )
+    patched = {**shared, "patch": st.one_of(st.none(), patch)}
     files = (["a.parquet"], ["s3://b/a", "file:///x/*.bin"])
     return st.one_of(
         st.sampled_from(["digits", "torchvision:CIFAR10"]),
-        _part({"format": "digits"}, {**shared, "split": ("train", "test", "all")}),
+        _part({"format": "digits"}, {**patched, "split": ("train", "test", "all")}),
         _part(
             {"format": "blockmnist"},
             {**shared, "digits": ([3, 8], [2, 1, 0]), "signal": ("top", "random"), "seed": 1},
@@ -93,10 +105,10 @@ def _data() -> st.SearchStrategy[Any]:
             {"format": "theory", "rows": (1, 500)},
             {"blocks": (2, 20), "block_dim": 3, "eta": (0, 0.5), "limit": (None, 3)},
         ),
-        _part({"format": "idx", "images": "x.gz"}, {**shared, "labels": (None, "y.gz")}),
-        _part({"format": "cifar10", "files": files}, shared),
-        _part({"format": "svhn", "file": "x.mat"}, shared),
-        _part({"format": "folder", "url": ("gs://b/photos", "photos")}, shared),
+        _part({"format": "idx", "images": "x.gz"}, {**patched, "labels": (None, "y.gz")}),
+        _part({"format": "cifar10", "files": files}, patched),
+        _part({"format": "svhn", "file": "x.mat"}, patched),
+        _part({"format": "folder", "url": ("gs://b/photos", "photos")}, patched),
         _part(
             {"format": "parquet", "files": files},
             {**shared, "image": "img", "label": (None, "y"), "shape": (None, [3, 8, 8])},

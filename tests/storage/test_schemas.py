@@ -21,7 +21,7 @@ def test_every_column_is_described(name: str) -> None:
 def test_the_columns_that_others_rely_on() -> None:
     assert table_schema("predictions").names == [
         "row", "sample_id", "label", "predicted", "correct", "confidence", "loss",
-        "signal_on_top", "status", "error",
+        "signal_on_top", "patched", "status", "error",
     ]  # fmt: skip
     assert table_schema("attributions").names == [
         "row", "sample_id", "method", "target", "target_index", "score", "baseline_score",
