@@ -1,11 +1,11 @@
 r"""Feature leakage: how much of an attribution lies where there can be no signal.
 
 An image's mask marks its null region: pixels that say nothing about the label (or a patch that was
-painted into it: then the same numbers say how much of the map lies in the shortcut). With the score of
-a pixel :math:`s_p = \sum_c |A_{c,p}|`, the top-k share is the marked part of the k highest-ranked
-pixels, and the mass ratio :math:`\sum_{p \in null} s_p / \sum_p s_p`. Lower is better; a map that
-knows nothing of the region gives the region's share of all pixels (Shah et al. 2021 use the first
-as a proxy on BlockMNIST, where that is one half).
+painted into it: the same numbers then say how much of the map lies in the shortcut). With the score
+of a pixel :math:`s_p = \sum_c |A_{c,p}|`, the top-k share is the marked part of the k
+highest-ranked pixels, and the mass ratio :math:`\sum_{p \in null} s_p / \sum_p s_p`. Lower is
+better; a map that knows nothing of the region gives the region's share of all pixels (Shah et al.
+2021 use the first as a proxy on BlockMNIST, where that is one half).
 
 Shapes: n images, c channels, h x w pixels, L levels.
 """
