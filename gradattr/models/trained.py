@@ -27,6 +27,7 @@ from gradattr.models.python_factory import factory_digest
 from gradattr.models.state import check_finite, load_state
 from gradattr.retraining.result import TrainResult
 from gradattr.storage.layout import (
+    TRAINED_FORMAT,
     new_nonce,
     trained_dir,
     trained_record_key,
@@ -34,8 +35,6 @@ from gradattr.storage.layout import (
 )
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.sealed import seal, unseal
-
-TRAINED_FORMAT = "gradattr/trained"
 
 #: Changes when the same recipe would give another model.
 _RECIPE_VERSION = 1

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from gradattr.errors import IntegrityError, StoreError, UsageError
 from gradattr.storage.commit import find_commit
-from gradattr.storage.layout import MODELS, PROBES, RUNS, RunPaths, probe_key
+from gradattr.storage.layout import MODELS, PROBES, RUNS, TRAINED_FORMAT, RunPaths, probe_key
 from gradattr.storage.local_backend import TEMPORARY
 from gradattr.storage.objects import ObjectInfo, ObjectStore
+from gradattr.storage.sealed import unseal
 from gradattr.storage.shards import parse_record
 from gradattr.storage.verify import model_files
 
@@ -132,7 +133,8 @@ def _named_by_records(store: ObjectStore, paths: RunPaths, objects: list[ObjectI
 def _elsewhere(
     store: ObjectStore, before: float, named: set[str]
 ) -> Iterator[tuple[list[ObjectInfo], list[ObjectInfo]]]:
-    """Trained models: what neither their record, their checkpoint pointer nor a commit names."""
+    """Trained models: what neither their record, their checkpoint pointer nor a commit names. The
+    pointer counts while there is no model: a training may resume from it."""
     probes = list(store.list(f"{PROBES}/"))
     yield probes, [item for item in probes if item.modified < before]
     for digest in list(store.children(f"{MODELS}/")):
@@ -140,8 +142,22 @@ def _elsewhere(
         objects = list(store.list(folder))
         pointers = [f"{folder}record.json", f"{folder}checkpoint.json"]
         texts = [store.get(key) or b"" for key in pointers]
+        if _is_trained(texts[0], objects):
+            del pointers[1], texts[1]
         old = [item for item in objects if item.modified < before and item.key not in named]
         yield objects, [item for item in old if not _mentioned(item.key, pointers, texts)]
+
+
+def _is_trained(record: bytes, objects: list[ObjectInfo]) -> bool:
+    """Is a trained model's record whole, and every file that it names there?"""
+    try:
+        value = unseal(record, TRAINED_FORMAT)
+        named = {value["weights"]: value["bytes"]}
+        named |= {kept["key"]: kept["bytes"] for kept in value.get("kept", [])}
+    except (ValueError, KeyError, TypeError):
+        return False
+    sizes = {item.key: item.bytes for item in objects}
+    return all(sizes.get(key) == size for key, size in named.items())
 
 
 def _mentioned(key: str, pointers: list[str], texts: list[bytes]) -> bool:

@@ -33,6 +33,9 @@ MODELS = "models"
 SCHEDULES = "schedules"
 PROBES = "probe"
 
+#: Format of a trained model's record.
+TRAINED_FORMAT = "gradattr/trained"
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,199}")
 
 

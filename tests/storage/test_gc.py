@@ -14,6 +14,7 @@ from gradattr.storage.commit import commit_run, create_run, read_commit
 from gradattr.storage.gc import collect, store_clock
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
+from gradattr.storage.sealed import seal
 from gradattr.storage.verify import verify_run
 
 from .conftest import SmallRun
@@ -139,6 +140,30 @@ def test_trained_models_keep_what_is_named(local: ObjectStore, small_run: Make) 
     report = verify_run(local, run.run_id)
     assert not report.ok
     assert committed in report.problems[0], "its digest is not the one that was recorded"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_a_training_resumes_from_goes_once_the_model_is_there(
+    local: ObjectStore, whole: bool
+) -> None:
+    digest = "ab" * 32
+    weights = layout.trained_weights_key(digest, "00" * 8, "aaaa")
+    kept = layout.trained_kept_key(digest, 1, "11" * 8, "bbbb")
+    checkpoint = layout.trained_checkpoint_data_key(digest, 2, "cccc")
+    for key in (weights, checkpoint, *([kept] if whole else [])):
+        local.put_unique(key, key.encode())
+    pointer = layout.trained_checkpoint_key(digest)
+    local.put(pointer, f'{{"key": "{checkpoint}"}}'.encode())
+    record = {
+        "format": layout.TRAINED_FORMAT,
+        "weights": weights,
+        "bytes": len(weights),
+        "kept": [{"key": kept, "bytes": len(kept)}],
+    }
+    local.put(layout.trained_record_key(digest), seal(record))
+    assert collect(local).deleted == [], "younger than the grace period"
+    _age(local, 25)
+    assert collect(local).deleted == (sorted([pointer, checkpoint]) if whole else [])
 
 
 def test_the_store_s_clock_and_a_negative_grace(any_store: ObjectStore) -> None:

@@ -45,6 +45,8 @@ def test_the_keys_of_a_trained_model() -> None:
     assert layout.trained_record_key(digest) == "models/0123456789abcdef/record.json"
     weights = layout.trained_weights_key(digest, "ff" * 32, "aa")
     assert weights == "models/0123456789abcdef/weights-ffffffffffffffff-aa.safetensors"
+    kept = layout.trained_kept_key(digest, 12, "ee" * 32, "bb")
+    assert kept == "models/0123456789abcdef/kept-000012-eeeeeeeeeeeeeeee-bb.safetensors"
     assert layout.trained_checkpoint_key(digest) == "models/0123456789abcdef/checkpoint.json"
     data = layout.trained_checkpoint_data_key(digest, 7, "aa")
     assert data == "models/0123456789abcdef/checkpoint-000007-aa.bin"
