@@ -147,7 +147,6 @@ class MadeUpTfa:
                 "train_predicted": self.said(label, rank == 2),
                 "train_loss": 0.3,
                 "marked_area": None if marked is None else float(marked.mean()),
-                "marked_share": None if marked is None else 0.75,
             }
 
     def marked(self, at: int) -> np.ndarray | None:
@@ -167,11 +166,14 @@ class MadeUpTfa:
         for pair in pairs:
             for spec in self.manifest.maps:
                 layer = getattr(spec, "layer", None) is not None
-                yield ("tfa_layer_maps" if layer else "tfa_maps"), {
-                    **{key: pair[key] for key in _PAIR},
-                    "map_method": map_id(spec),
-                    "status": "ok" if self.values(pair, "tfa") is not None else "non_finite",
-                }
+                yield (
+                    ("tfa_layer_maps" if layer else "tfa_maps"),
+                    {
+                        **{key: pair[key] for key in _PAIR},
+                        "map_method": map_id(spec),
+                        "status": "ok" if self.values(pair, "tfa") is not None else "non_finite",
+                    },
+                )
 
     def insertions(self, pairs: Sequence[Row]) -> list[Row]:
         test = self.manifest.insertion
@@ -228,7 +230,6 @@ class MadeUpTfa:
                 "candidates": 50,
                 "recall": 0.95,
                 "ranked_recall": 0.8,
-                "spearman": 0.9,
             }
             for query in range(2)
             for side in ("helpful", "harmful")

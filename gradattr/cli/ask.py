@@ -8,18 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from gradattr.cli.output import human_bytes, human_seconds, print_json, print_table
-from gradattr.cli.template import audit_template, manifest_template
+from gradattr.cli.template import audit_template, manifest_template, training_template
 from gradattr.errors import UsageError
 from gradattr.manifest.loading import parse_manifest
+from gradattr.manifest.shapes import listing
 from gradattr.work.manifests import load_manifest
 
 
 def init_manifest(kind: str, data: str, name: str) -> None:
-    templates = {"attribute": manifest_template(data, name), "diffroar": audit_template(name)}
+    templates = {
+        "attribute": manifest_template(data, name),
+        "diffroar": audit_template(name),
+        "tfa": training_template(name),
+    }
     if kind not in templates:
-        raise UsageError(f"--kind {kind!r}: expected {' or '.join(templates)}")
-    if kind == "diffroar" and data != "digits":
-        raise UsageError("--data is for --kind attribute; write an audit's data into its file")
+        raise UsageError(f"--kind {kind!r}: expected {listing(templates)}")
+    if kind != "attribute" and data != "digits":
+        raise UsageError("--data is for --kind attribute; write other data into the file")
     text = templates[kind]
     # What is printed must be valid: a name with a space would only fail later.
     parse_manifest(text, file="gradattr init")

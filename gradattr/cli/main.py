@@ -43,7 +43,11 @@ def init(
     data: Annotated[str, typer.Option(help="Data set: digits, or the URL of a folder.")] = "digits",
     name: Annotated[str, typer.Option(help="Name of the run.")] = "first-audit",
     kind: Annotated[
-        str, typer.Option(help="attribute: maps of a data set; diffroar: can they be trusted?")
+        str,
+        typer.Option(
+            help="attribute: maps of a data set; diffroar: can they be trusted? tfa: which "
+            "training images explain a prediction?"
+        ),
     ] = "attribute",
 ) -> None:
     """Print a manifest with comments, to begin with: gradattr init > audit.yaml"""
@@ -167,11 +171,14 @@ def show(
     as_json: JsonOption = False,
     png: Annotated[
         str | None,
-        typer.Option(help="Also draw to this file: a contact sheet of maps; an audit's curves."),
+        typer.Option(
+            help="Also draw to this file: a contact sheet of maps; an audit's curves; the first "
+            "query of kind tfa."
+        ),
     ] = None,
 ) -> None:
     """Show a committed run on one screen: accuracy, methods, completeness gaps, bad rows; of an
-    audit its DiffROAR scores and verdicts."""
+    audit its DiffROAR scores and verdicts; of kind tfa the strongest pairs and the maps' tests."""
     from gradattr.cli.stored import show_run
 
     show_run(run, store, endpoint_url, as_json, png)
@@ -182,22 +189,44 @@ def plot(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="DiffROAR audits: run ids, runs' URLs, or manifests' files."
+            metavar="RUN...",
+            help="DiffROAR audits, or one run of kind tfa: ids, URLs, or manifests' files.",
         ),
     ],
     output: Annotated[
-        str, typer.Option("--output", "-o", help="File to write: .png, .svg or .pdf.")
-    ] = "curves.png",
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write: .png, .svg or .pdf (default curves.png); of kind tfa also a "
+            "folder for a figure per query (default: the run's id).",
+        ),
+    ] = None,
     pred_power: Annotated[
-        bool, typer.Option("--pred-power", help="Below: the accuracies of both arms.")
+        bool, typer.Option("--pred-power", help="Audits: below, the accuracies of both arms.")
     ] = False,
+    query: Annotated[
+        int | None, typer.Option("--query", min=0, help="tfa: this query alone, by its number.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="tfa: the score that chooses the images.")
+    ] = None,
+    map_method: Annotated[
+        str | None, typer.Option("--map", help="tfa: which of their maps is drawn.")
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", min=1, help="tfa: images of either side, at most (default 5)."),
+    ] = None,
     store: StoreOption = "results",
     endpoint_url: EndpointOption = None,
 ) -> None:
-    """Draw the DiffROAR curves of committed audits, side by side."""
-    from gradattr.cli.scores import plot_runs
+    """Draw the DiffROAR curves of committed audits, side by side; or, of a run of kind tfa, each
+    query with the training images that helped and harmed it, and the insertion test."""
+    from gradattr.cli.plots import plot_runs
 
-    plot_runs(runs, output, pred_power, store, endpoint_url)
+    chosen = {"query": query, "method": method, "map_method": map_method, "top": top}
+    plot_runs(runs, output, pred_power, chosen, store, endpoint_url)
 
 
 @app.command(rich_help_panel="Look")

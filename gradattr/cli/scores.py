@@ -1,33 +1,20 @@
-"""Scores of DiffROAR audits: the tables of ``gradattr show``, and ``gradattr plot``."""
+"""Scores of DiffROAR audits: the tables of ``gradattr show``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from gradattr.cli.locate import locate
 from gradattr.cli.output import console, number, print_table, print_text
 
 #: What a table has at its left edge, and between two columns.
-_EDGE, _BETWEEN = 2, 3
+EDGE, _BETWEEN = 2, 3
 
 _VARIANTS = {
     "retrain": "DiffROAR: accuracy on the top-k coordinates - accuracy on the bottom-k",
     "no_retrain": "The same without retraining: the base model evaluated on masked test images",
     "mask_only": "Control: accuracy of a training on the masks alone, top-k - bottom-k",
 }
-
-
-def plot_runs(
-    runs: Sequence[str], output: str, pred_power: bool, store: str, endpoint_url: str | None
-) -> None:
-    from gradattr.report.curves import panels_of, plot_curves
-    from gradattr.report.results import Run
-
-    panels = [
-        panel for name in runs for panel in panels_of(Run(*locate(name, store, endpoint_url)))
-    ]
-    print(f"Curves: {plot_curves(panels, output, pred_power=pred_power)}")
 
 
 def print_scores(summary: dict[str, Any]) -> None:
@@ -93,7 +80,7 @@ def _print_variant(title: str, rows: list[dict[str, Any]], power: Sequence[dict[
         scheme: max(len(text) for text in (scheme, *(cells.get((scheme, k), "") for k in levels)))
         for scheme in schemes
     }
-    for part in _abreast(widths, console().width - _EDGE - max(map(len, names))):
+    for part in abreast(widths, console().width - EDGE - max(map(len, names))):
         print_table(
             title,
             ["k", *part],
@@ -106,7 +93,7 @@ def _print_variant(title: str, rows: list[dict[str, Any]], power: Sequence[dict[
         title = ""
 
 
-def _abreast(widths: dict[str, int], room: int) -> list[list[str]]:
+def abreast(widths: dict[str, int], room: int) -> list[list[str]]:
     """Columns in groups that fit into ``room`` characters; one alone where none fits."""
     groups: list[list[str]] = []
     left = 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gradattr.cli.locate import locate, open_root
 from gradattr.cli.output import human_bytes, number, print_json, print_table
 from gradattr.cli.scores import print_scores
+from gradattr.cli.training import print_training
 from gradattr.errors import IntegrityError
 
 #: What one query may take.
@@ -84,6 +85,10 @@ def show_run(
         from gradattr.report.curves import panels_of, plot_curves
 
         plot_curves(panels_of(opened), png)
+    elif png is not None and summary["tfa"]:
+        from gradattr.report.training_images import TrainingImages
+
+        TrainingImages(opened).plot(0, png)
     elif png is not None:
         from gradattr.report.contact_sheet import contact_sheet
 
@@ -93,14 +98,15 @@ def show_run(
         return
     _print_summary(summary)
     if png is not None:
-        print(f"{'Curves' if summary['diffroar'] else 'Contact sheet'}: {png}")
+        drawn = "Curves" if summary["diffroar"] else "Contact sheet"
+        print(f"{'Query 0' if summary['tfa'] else drawn}: {png}")
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
-    unit = "trials" if summary["kind"] == "diffroar" else "rows"
-    print(f"Run {summary['run_id']}: {summary['rows']} {unit}, {human_bytes(summary['bytes'])}")
+    print(f"Run {summary['run_id']}: {_size(summary)}, {human_bytes(summary['bytes'])}")
     if summary["accuracy"] is not None:
-        print(f"Accuracy of the model on this data: {summary['accuracy']:.2%}")
+        data = "the query data" if summary["tfa"] else "this data"
+        print(f"Accuracy of the model on {data}: {summary['accuracy']:.2%}")
     for line in summary["notes"]:
         print(line)
     if summary["methods"]:
@@ -128,6 +134,13 @@ def _print_summary(summary: dict[str, Any]) -> None:
     if summary["training"]:
         _print_training(summary["training"])
     print_scores(summary)
+    print_training(summary)
+
+
+def _size(summary: dict[str, Any]) -> str:
+    if summary["tfa"]:
+        return ", ".join(f"{summary['tfa'][what]} {what}" for what in ("queries", "pairs", "maps"))
+    return f"{summary['rows']} {'trials' if summary['kind'] == 'diffroar' else 'rows'}"
 
 
 def _print_training(rows: list[dict[str, Any]]) -> None:

@@ -97,6 +97,57 @@ store: results             # a folder, or s3://bucket/prefix
 """
 
 
+_TRAINING = """\
+# {name}: a model is wrong; which training images pushed it there, and which of their pixels?
+#   gradattr plan FILE     what would be done, how long, how large
+#   gradattr run FILE      do it; running it again resumes
+#   gradattr show FILE     the strongest pairs;  gradattr plot FILE  a figure per query
+# For completion and checks in an editor:
+#   gradattr schema > schema.json
+# yaml-language-server: $schema=schema.json
+version: 1
+kind: tfa
+name: {name}
+seed: 0
+
+# 1 797 handwritten digits, 8x8 grey, inside the package: no download.
+data: {format: digits, split: train}
+queries:                   # the predictions that are explained
+  data: {format: digits, split: test}
+  select: misclassified    # or all, correct; or 'ids: [...]'
+  order: loss              # the worst first
+  count: 12
+
+model:
+  arch: mlp                # linear, mlp, cnn, resnet18, torchvision:<name>, python:<module>:<fn>
+  hidden: [64]
+  train:                   # or 'weights: <url of a .safetensors or state dict>'
+    optimizer: adam        # on 'data' above, tested on the queries' data
+    lr: 0.002
+    epochs: 15
+
+scores:                    # how much each training image helps or harms each query
+  - grad_cos               # the cosine of the two gradients of the loss
+  - {score: influence, damping: 0.01}
+  - random                 # the control that the others must beat
+keep: top:100              # scores that are kept, of each query and side; or full, above:<score>
+
+top: 5                     # helpful and harmful training images of each query that are mapped
+maps:
+  - {map: tfa, samples: 25}                            # the gradient of the score in their pixels
+  - {map: two_step, id: saliency, method: saliency}    # the baseline, whatever the query
+insertion:                 # a step on a map's highest pixels against one on random pixels
+  fill: 0                  # what the other pixels become
+  lr: 0.1
+store: results             # a folder, or s3://bucket/prefix
+"""
+
+
+def training_template(name: str) -> str:
+    """The text of a manifest of kind tfa on the embedded digits."""
+    return _TRAINING.replace("{name}", name)
+
+
 def audit_template(name: str) -> str:
     """The text of a DiffROAR manifest on the embedded digits."""
     return _AUDIT.replace("{name}", name)

@@ -152,7 +152,19 @@ class Run:
         if accuracy is not None:
             head += f", accuracy {accuracy:.2%}"
         names: tuple[str, ...]
-        if summary["diffroar"]:
+        if summary["tfa"]:
+            names = (
+                "method",
+                "query",
+                "label",
+                "predicted",
+                "helpful",
+                "score",
+                "harmful",
+                "score",
+            )
+            cells = [_strongest(entry) for entry in summary["tfa"]["strongest"]]
+        elif summary["diffroar"]:
             names = ("scheme", "learner", "variant", "level", "diffroar", "low", "high", "verdict")
             cells = [[_shown(row[name]) for name in names] for row in summary["diffroar"]]
         else:
@@ -167,6 +179,14 @@ class Run:
         )
         columns = "".join(f"<th>{name}</th>" for name in names)
         return f"<p>{head}</p><table><tr>{columns}</tr>{rows}</table>"
+
+
+def _strongest(entry: dict[str, Any]) -> list[object]:
+    """A query and its most helpful and most harmful training image, if there is one."""
+    sides = [entry[side] or {} for side in ("helpful", "harmful")]
+    pairs = [_shown(side.get(name)) for side in sides for name in ("train_id", "score")]
+    names = ("method", "query_id", "query_label", "query_predicted")
+    return [*(_shown(entry[name]) for name in names), *pairs]
 
 
 def _percent(share: float | None) -> str:

@@ -2,32 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
-import pyarrow as pa
-
-from gradattr.storage.commit import Commit
-
-
-class Summarised(Protocol):
-    """What a summary needs of a run."""
-
-    run_id: str
-    commit: Commit
-
-    @property
-    def uri(self) -> str: ...
-    @property
-    def manifest(self) -> dict[str, Any]: ...
-    @property
-    def rows(self) -> int: ...
-    @property
-    def methods(self) -> list[str]: ...
-    @property
-    def tables(self) -> list[str]: ...
-    def sql(self, text: str) -> pa.Table: ...
-    def table(self, name: str) -> pa.Table: ...
-
+from gradattr.report.summarised import Summarised
+from gradattr.report.training_summary import summarise_training
 
 _METHODS = """
 SELECT method,
@@ -61,7 +39,8 @@ FROM trials GROUP BY variant ORDER BY min("row")
 
 def summarise(run: Summarised) -> dict[str, Any]:
     """JSON of what ``gradattr show`` prints: rows, bytes, accuracy, a line per method, training; of
-    an audit its trials, and the scores of every scheme and level."""
+    an audit its trials, and the scores of every scheme and level; of kind tfa its pairs and how its
+    maps are judged."""
     summary: dict[str, Any] = {
         "run_id": run.run_id,
         "uri": run.uri,
@@ -74,6 +53,8 @@ def summarise(run: Summarised) -> dict[str, Any]:
         "trials": [],
         "diffroar": [],
         "pred_power": [],
+        "tfa": summarise_training(run),
+        "class_names": run.inputs.get("class_names"),
         "errors": {},
         "notes": [],
     }
