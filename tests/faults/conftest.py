@@ -16,8 +16,18 @@ from gradattr.runtime.driver import run
 from gradattr.runtime.progress import Event
 from tests.small_audits import audit
 from tests.small_runs import make_manifest, one_thread, table_of, weights
+from tests.small_trainings import kept_once, training, undisturbed_kept
 
-__all__ = ["audit", "make_manifest", "one_thread", "table_of", "weights"]
+__all__ = [
+    "audit",
+    "kept_once",
+    "make_manifest",
+    "one_thread",
+    "table_of",
+    "training",
+    "undisturbed_kept",
+    "weights",
+]
 
 ROWS, SHARD_ROWS, SHARDS = 60, 15, 4
 METHODS: list[Any] = ["saliency", {"name": "smoothgrad", "samples": 3}]
