@@ -16,6 +16,7 @@ import numpy as np
 from gradattr.errors import UsageError
 from gradattr.report.figures import figure_kind, legend_below, line_styles, new_figure, save_figure
 from gradattr.report.results import Run
+from gradattr.report.training_summary import in_manifest_order
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ def insertion_figure(run: Run) -> Figure:
             f"run {run.run_id} has no insertion test; a manifest of kind 'tfa' with 'insertion' "
             "makes one"
         )
-    rows = run.table("tfa_summary").to_pylist()
+    rows = in_manifest_order(run, run.table("tfa_summary").to_pylist())
     panels = list(dict.fromkeys(tuple(row[key] for key in _PANEL) for row in rows))
     lines = list(dict.fromkeys((row["method"], row["map_method"]) for row in rows))
     styles = dict(zip(lines, line_styles(len(lines)), strict=True))

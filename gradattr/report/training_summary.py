@@ -43,7 +43,6 @@ def summarise_training(run: Summarised) -> dict[str, Any] | None:
         "maps": counts["tfa_map_scores"],
         "strongest": _strongest(run),
         "judged": _ordered(run, _MAPS, "tfa_map_scores"),
-        # Not by SQL, which need not keep the order of the manifest.
         "insertion": _whole(run, "tfa_summary"),
         "recall": _ordered(run, _RECALL, "index_recall"),
     }
@@ -64,12 +63,15 @@ def _strongest(run: Summarised) -> list[dict[str, Any]]:
 
 
 def _ordered(run: Summarised, text: str, table: str) -> list[dict[str, Any]]:
-    """Rows by score, side and map, as the manifest has them."""
-    if table not in run.tables:
-        return []
+    rows = run.sql(text).to_pylist() if table in run.tables else []
+    return in_manifest_order(run, rows)
+
+
+def in_manifest_order(run: Summarised, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows by score, map and side, which SQL and tasks leave in another order."""
     methods, maps = run.methods, run.map_methods
     return sorted(
-        run.sql(text).to_pylist(),
+        rows,
         key=lambda row: (
             methods.index(row["method"]),
             row["side"] != "helpful",
@@ -79,7 +81,7 @@ def _ordered(run: Summarised, text: str, table: str) -> list[dict[str, Any]]:
 
 
 def _whole(run: Summarised, table: str) -> list[dict[str, Any]]:
-    return run.table(table).to_pylist() if table in run.tables else []
+    return in_manifest_order(run, run.table(table).to_pylist()) if table in run.tables else []
 
 
 def _count(run: Summarised, table: str) -> int:
