@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from gradattr.manifest.tfa import TfaManifest
 
@@ -47,3 +49,19 @@ def tfa(tfa_store: Path) -> MakeTfa:
         return TfaManifest.model_validate(value | changes)
 
     return make
+
+
+def digits_npz(
+    path: Path, rows: Sequence[int], labels: Any = "own", **edits: Any
+) -> dict[str, Any]:
+    """A data set of these of the digits, in this order, as a file; ``edits``: images (n, 8, 8) in
+    their place. ``labels``: None, or other ones."""
+    digits = load_digits()
+    images = (digits.images[list(rows)] / 16).astype(np.float32)
+    own = digits.target[list(rows)] if isinstance(labels, str) else labels
+    arrays = {"images": edits.get("images", images)}
+    if own is not None:
+        arrays["labels"] = np.asarray(own)
+    np.savez(path, **arrays)
+    value = {"format": "npz", "file": str(path)}
+    return value if own is not None else value | {"labels": None}

@@ -169,7 +169,7 @@ def _curvature_stage(manifest: TfaManifest) -> list[Stage]:
             tasks.setdefault(key, Task(CURVATURE_STAGE, key, 1, {"score": label, "block": None}))
         elif needs_solution(score):
             for number, block in enumerate(blocks(manifest)):
-                key = solve_key(label, number)
+                key = solve_key(manifest, label, number)
                 payload = {"score": label, "block": number}
                 tasks[key] = Task(CURVATURE_STAGE, key, len(block), payload)
     if not tasks:

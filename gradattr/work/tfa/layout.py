@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradattr.manifest.scores import AnyScore, InfluenceScore
+from gradattr.manifest.scores import AnyScore, InfluenceScore, score_id
 from gradattr.manifest.tfa import TfaManifest
 
 PREDICT_STAGE = "predict"
@@ -77,9 +77,11 @@ def ekfac_key(score: InfluenceScore) -> str:
     return f"ekfac-{score.examples or 'all'}"
 
 
-def solve_key(label: str, block: int) -> str:
+def solve_key(manifest: TfaManifest, label: str, block: int) -> str:
     """Key of the task that solves for a block of queries by conjugate gradients."""
-    return f"cg-{label.replace('.', '-').replace('+', '-').lower()}-{block:04d}"
+    # By number: labels that differ in case alone would be one file on some file systems.
+    number = [score_id(score) for score in manifest.scores].index(label)
+    return f"cg-{number:02d}-{block:04d}"
 
 
 def needs_ekfac(score: AnyScore) -> bool:

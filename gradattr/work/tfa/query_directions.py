@@ -118,7 +118,7 @@ def _read_solution(context: RunContext, loaded: Loaded, label: str, rows: list[R
         context.run_id,
         context.fingerprint,
         CURVATURE_STAGE,
-        [solve_key(label, block) for block in own],
+        [solve_key(context.tfa_manifest, label, block) for block in own],
     )
     tensors: dict[str, Any] = read_tensors(store, records)
     values = {}

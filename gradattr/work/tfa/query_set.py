@@ -50,15 +50,16 @@ def query_set(context: RunContext) -> QuerySet:
 
 
 def query_images(context: RunContext, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Images (q, c, h, w) and labels (q,) of rows of the table ``queries``, on the CPU. A query
-    without a label gets the predicted one, which its target asks for."""
+    """Images (q, c, h, w) and labels (q,) of rows of the table ``queries``, on the CPU: the true
+    label, or the predicted one where the target asks for it."""
     batch = picked(
         context,
         context.tfa_manifest.queries.data,
         QUERY_DATA,
         [row["query_row"] for row in rows],
     )
-    labels = [row["predicted"] if row["label"] is None else row["label"] for row in rows]
+    name = "predicted" if context.tfa_manifest.queries.target.endswith("_pred") else "label"
+    labels = [row[name] for row in rows]
     return batch.x, torch.tensor(labels, dtype=torch.int64)
 
 
