@@ -38,6 +38,10 @@ class TfaMap(MapBase):
     """Noisy copies (SmoothGrad). 1 with sigma 0: the plain gradient."""
     sigma: Annotated[float, Field(ge=0)] = 0.1
     """Standard deviation of the noise as a share of the range of the model's input."""
+    of: Literal["score", "grad_cos", "grad_dot"] = "score"
+    """What is differentiated: the score that has chosen the pair (of 'random' and 'relatif':
+    grad_cos), or one of these. The cosine is flat where two gradients agree, so its map is blank on
+    what the images share; that of the product is not."""
     times_input: bool = False
     """Input x map."""
     layer: str | None = Field(default=None, min_length=1)

@@ -51,7 +51,7 @@ def maps_of(context: RunContext, loaded: Loaded, pairs: PairImages, spec: AnyMap
         channels = 1 if spec.layer else context.shape[0]
         values = torch.zeros(len(pairs.rows), channels, *context.shape[1:])
         undefined = torch.zeros(len(pairs.rows), dtype=torch.bool)
-        for source in _sources(context, loaded, pairs):
+        for source in _sources(context, loaded, pairs, spec):
             found = _tfa(context, loaded, pairs, spec, source)
             values[source.pairs] = found.values.float().cpu()
             undefined[source.pairs] = found.undefined.cpu()
@@ -76,8 +76,14 @@ class _Source:
     pairs: list[int]
 
 
-def _sources(context: RunContext, loaded: Loaded, pairs: PairImages) -> list[_Source]:
+def _sources(
+    context: RunContext, loaded: Loaded, pairs: PairImages, spec: TfaMap
+) -> list[_Source]:
     queries, products = pairs.queries, loaded.products
+    if spec.of != "score":
+        kind = "cos" if spec.of == "grad_cos" else "dot"
+        everything = list(range(len(pairs.rows)))
+        return [_Source(kind, [(products, queries.plain, 1.0)], everything)]
     by_score: dict[str, list[AnyScore]] = {}
     for score in context.tfa_manifest.scores:
         # A random choice and RelatIF have no map of their own: they get that of grad-cos.
