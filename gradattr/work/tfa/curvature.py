@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from gradattr.data.registry import make_shards, read_shard, sample_shards
 from gradattr.data.types import DataIndex, ShardRef
 from gradattr.errors import DataError
 from gradattr.influence import Curvature, Ekfac
+from gradattr.influence.curvature import Solution
 from gradattr.manifest.scores import InfluenceScore, score_id
 from gradattr.plan import Task
 from gradattr.seeds import derive_seed
@@ -26,6 +28,7 @@ from gradattr.work.context import RunContext
 from gradattr.work.tfa.bad_rows import labelled
 from gradattr.work.tfa.layout import CURVATURE_STAGE, TRAIN_DATA, blocks, ekfac_key
 from gradattr.work.tfa.loaded import Loaded, images_at_once, load_for
+from gradattr.work.tfa.memory import within_memory
 from gradattr.work.tfa.query_set import query_images, query_set
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
@@ -96,7 +99,8 @@ def load_curvature(context: RunContext, loaded: Loaded, score: InfluenceScore) -
 def _fit(context: RunContext, loaded: Loaded, score: InfluenceScore) -> Ekfac:
     batches = example_batches(context, loaded, score.examples)
     seed = derive_seed(context.manifest.seed, "ekfac labels")
-    return Ekfac.fit(loaded.products, batches, seed=seed)
+    x, y = next(iter(batches()))
+    return within_memory(loaded, x, y, lambda: Ekfac.fit(loaded.products, batches, seed=seed))
 
 
 def _solve(
@@ -109,17 +113,21 @@ def _solve(
     curvature = load_curvature(context, loaded, score)
     tensors: dict[str, Any] = {}
     steps, residual = 0, 0.0
-    # A few at a time: conjugate gradients keep four copies of each.
-    for first in range(0, len(rows), 8):
-        part = rows[first : first + 8]
-        x, y = (value.to(loaded.device) for value in query_images(context, part))
-        target = context.tfa_manifest.queries.target
-        solution = curvature.solve(
+    target = context.tfa_manifest.queries.target
+
+    def solved(x: Tensor, y: Tensor) -> Solution:
+        return curvature.solve(
             loaded.products.directions(x, y, target),
             score.damping,
             tolerance=score.tolerance,
             max_steps=score.max_steps,
         )
+
+    # A few at a time: conjugate gradients keep four copies of each.
+    for first in range(0, len(rows), 8):
+        part = rows[first : first + 8]
+        x, y = (value.to(loaded.device) for value in query_images(context, part))
+        solution = within_memory(loaded, x, y, partial(solved, x, y))
         steps = max(steps, solution.steps)
         residual = max(residual, float(solution.residuals.max()))
         for name, values in solution.directions.values.items():

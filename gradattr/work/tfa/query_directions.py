@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gradattr.errors import ModelError
-from gradattr.influence import Directions
+from gradattr.influence import Directions, GradientProducts
 from gradattr.manifest.scores import InfluenceScore, TracInScore, score_id
 from gradattr.storage.objects import open_store
 from gradattr.storage.parts import read_tensors, stage_records
@@ -24,6 +24,7 @@ from gradattr.work.tfa.layout import (
     solve_key,
 )
 from gradattr.work.tfa.loaded import Loaded
+from gradattr.work.tfa.memory import within_memory
 from gradattr.work.tfa.query_set import Row, query_images
 
 #: Bytes of query gradients that are in memory at once; more queries take more passes.
@@ -77,7 +78,11 @@ def _directions(context: RunContext, loaded: Loaded, rows: list[Row]) -> QueryDi
     manifest = context.tfa_manifest
     x, y = (part.to(loaded.device) for part in query_images(context, rows))
     target = manifest.queries.target
-    plain = loaded.products.directions(x, y, target)
+
+    def gradients(products: GradientProducts) -> Directions:
+        return within_memory(loaded, x, y, lambda: products.directions(x, y, target))
+
+    plain = gradients(loaded.products)
     _check(plain, rows, "at the model")
     solved = {}
     for score in manifest.scores:
@@ -91,7 +96,7 @@ def _directions(context: RunContext, loaded: Loaded, rows: list[Row]) -> QueryDi
     for score in manifest.scores:
         if isinstance(score, TracInScore):
             label = score_id(score)
-            found = [p.directions(x, y, target) for p, _ in loaded.checkpoints[label]]
+            found = [gradients(products) for products, _ in loaded.checkpoints[label]]
             for directions in found:
                 _check(directions, rows, f"at a checkpoint of '{label}'")
             checkpoints[label] = found

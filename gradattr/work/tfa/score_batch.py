@@ -18,6 +18,7 @@ from gradattr.seeds import sample_seeds
 from gradattr.work.context import RunContext
 from gradattr.work.tfa.curvature import load_curvature, load_ekfac
 from gradattr.work.tfa.loaded import Loaded
+from gradattr.work.tfa.memory import within_memory
 from gradattr.work.tfa.query_directions import QueryDirections
 
 
@@ -42,6 +43,20 @@ def score_batch(
 ) -> Scored:
     """The scores of the manifest (none without ``queries``), and sketches if asked."""
     x, y = batch.x.to(loaded.device, non_blocking=True), batch.labels.to(loaded.device)
+    return within_memory(
+        loaded, x, y, lambda: _score(context, loaded, queries, batch, x, y, sketched)
+    )
+
+
+def _score(
+    context: RunContext,
+    loaded: Loaded,
+    queries: QueryDirections | None,
+    batch: Batch,
+    x: Tensor,
+    y: Tensor,
+    sketched: bool,
+) -> Scored:
     manifest = context.tfa_manifest
     sketches = None
     if sketched:

@@ -10,8 +10,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from gradattr.attribution.microbatch import halve_on_oom
 from gradattr.influence import pixel_order, random_order, step_tests
-from gradattr.manifest.training_maps import AnyMap, StepTest, TwoStepMap, map_id
+from gradattr.influence.stepping import Steps
+from gradattr.manifest.training_maps import AnyMap, StepTest, StepTestName, TwoStepMap, map_id
 from gradattr.seeds import derive_seed
 from gradattr.storage.schemas import make_table
 from gradattr.work.context import RunContext
@@ -44,21 +46,27 @@ def step_test_tables(
         part.to(pairs.x.device)[queries] for part in query_images(context, pairs.queries.rows)
     )
     orders = _orders(context, pairs, _evidence(pairs, spec, maps, own), own)
+    size = Steps(loaded.products, asked.lr, 1).batch_size
     for test in asked.tests:
         for steps in asked.steps:
-            found = step_tests(
-                loaded.products,
-                pairs.x[images],
-                pairs.y[images],
-                query_x,
-                query_y,
-                orders,
-                levels=asked.levels,
-                fill=_fill(asked, context.shape[0]).to(pairs.x),
-                lr=asked.lr,
-                steps=steps,
-                test=test,
-            )
+
+            def at(size: int, test: StepTestName = test, steps: int = steps) -> dict[str, Tensor]:
+                return step_tests(
+                    loaded.products,
+                    pairs.x[images],
+                    pairs.y[images],
+                    query_x,
+                    query_y,
+                    orders,
+                    levels=asked.levels,
+                    fill=_fill(asked, context.shape[0]).to(pairs.x),
+                    lr=asked.lr,
+                    steps=steps,
+                    test=test,
+                    batch_size=size,
+                )
+
+            found, size = halve_on_oom(at, size)
             levels = len(asked.levels)
             columns: dict[str, Any] = {
                 name: np.repeat([row[name] for row in rows], levels) for name in _NAMED

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from gradattr.attribution.evaluator import Evaluator
+from gradattr.attribution.microbatch import halve_on_oom
 from gradattr.attribution.passes import attribute
+from gradattr.attribution.result import Attribution
 from gradattr.data.preprocess import input_bounds
 from gradattr.errors import MethodError
 from gradattr.influence import (
@@ -28,6 +30,7 @@ from gradattr.work.context import RunContext
 from gradattr.work.methods import normalization, request_of
 from gradattr.work.modules import micro_batch, prepare_model
 from gradattr.work.tfa.loaded import Loaded
+from gradattr.work.tfa.memory import within_memory
 from gradattr.work.tfa.pairs import PairImages
 from gradattr.work.tfa.query_set import query_images
 
@@ -52,7 +55,11 @@ def maps_of(context: RunContext, loaded: Loaded, pairs: PairImages, spec: AnyMap
         values = torch.zeros(len(pairs.rows), channels, *context.shape[1:])
         undefined = torch.zeros(len(pairs.rows), dtype=torch.bool)
         for source in _sources(context, loaded, pairs, spec):
-            found = _tfa(context, loaded, pairs, spec, source)
+
+            def mapped(source: _Source = source) -> Maps:
+                return _tfa(context, loaded, pairs, spec, source)
+
+            found = within_memory(loaded, pairs.x, pairs.y, mapped)
             values[source.pairs] = found.values.float().cpu()
             undefined[source.pairs] = found.undefined.cpu()
     finite = torch.isfinite(values).flatten(1).all(1)
@@ -76,9 +83,7 @@ class _Source:
     pairs: list[int]
 
 
-def _sources(
-    context: RunContext, loaded: Loaded, pairs: PairImages, spec: TfaMap
-) -> list[_Source]:
+def _sources(context: RunContext, loaded: Loaded, pairs: PairImages, spec: TfaMap) -> list[_Source]:
     queries, products = pairs.queries, loaded.products
     if spec.of != "score":
         kind = "cos" if spec.of == "grad_cos" else "dot"
@@ -202,15 +207,20 @@ def _two_step(context: RunContext, loaded: Loaded, pairs: PairImages, spec: TwoS
     evaluator, batch_size = _evaluator(context, loaded)
     request = request_of(spec.method, spec.target, no_pool, no_model)
     seeds = sample_seeds(context.manifest.seed, "sample", pairs.images.sample_ids)
-    (found,) = attribute(
-        evaluator,
-        pairs.x,
-        [request],
-        seeds=seeds,
-        labels=pairs.y,
-        normalization=normalization(context.preprocess, context.shape[0]),
-        batch_size=batch_size,
-    )
+
+    def at(size: int) -> list[Attribution]:
+        return attribute(
+            evaluator,
+            pairs.x,
+            [request],
+            seeds=seeds,
+            labels=pairs.y,
+            normalization=normalization(context.preprocess, context.shape[0]),
+            batch_size=size,
+        )
+
+    (found,), used = halve_on_oom(at, batch_size)
+    loaded.remember(("evaluator",), (evaluator, used))
     return found.maps.detach().float().cpu()[pairs.of_pairs]
 
 
