@@ -19,6 +19,8 @@ from gradattr.influence.layers import Call, FactoredLayer, Prepared
 MANY_POSITIONS = 256
 #: Below so many values torch takes a slow kernel for a single image.
 SMALL_IMAGE = 20480
+#: Patches of so few channels are written down faster than a kernel reads them.
+FEW_CHANNELS = 8
 
 
 class Conv2dLayer(FactoredLayer):
@@ -48,6 +50,8 @@ class Conv2dLayer(FactoredLayer):
             return super().matrices(calls)
         inputs, grads = call.inputs, call.grads
         if inputs[0].numel() < SMALL_IMAGE and self.conv.groups == 1:
+            if self.conv.stride != (1, 1) or inputs.shape[1] < FEW_CHANNELS:
+                return super().matrices(calls)
             return self.to_matrix(self._as_groups(inputs, grads))
         rows = [self._kernel(inputs[i : i + 1], grads[i : i + 1]) for i in range(len(inputs))]
         return self.to_matrix(torch.stack(rows))

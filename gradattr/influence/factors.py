@@ -112,6 +112,12 @@ def cheapest(size: Size, queries: int, norms: bool, query_positions: int = 0) ->
     return min(costs, key=lambda forms: costs[forms])
 
 
+def against(rows: Tensor, directions: Tensor) -> Tensor:
+    """Scalar products (n, q) of long rows (n, ...) with few directions (q, ...)."""
+    # The other way round the matrix product takes up to twice as long.
+    return (directions.flatten(1) @ rows.flatten(1).T).T
+
+
 def row_squares(matrices: Tensor) -> Tensor:
     """Squared Euclidean norms: (..., d) -> (...)."""
     if matrices.requires_grad:
@@ -127,7 +133,7 @@ def products_of(
     for name, values in gradients.items():
         rows = values.flatten(1)
         if directions is not None:
-            more = rows @ directions[name].flatten(1).T
+            more = against(rows, directions[name])
             dots = more if dots is None else dots + more
         if norms:
             square = row_squares(rows)

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from gradattr.influence.conv_layers import Conv2dLayer
 from gradattr.influence.directions import Directions
-from gradattr.influence.factors import Factors, row_squares
+from gradattr.influence.factors import Factors, against, row_squares
 from gradattr.influence.layers import Call, Layer, Prepared
 
 
@@ -64,8 +64,8 @@ class FoldedLayer(Conv2dLayer):
         for part in self._chunks(calls):
             matrices, sums = self.matrices(part), self.sums(part)
             if prepared is not None:
-                along = matrices.flatten(1) @ prepared.values["weight"].flatten(1).T
-                dots.append(along + sums @ prepared.values["bias"].T)
+                along = against(matrices, prepared.values["weight"])
+                dots.append(along + against(sums, prepared.values["bias"]))
             if norms:
                 squares.append(self._squares(matrices, sums))
         return (torch.cat(dots) if dots else None), (torch.cat(squares) if squares else None)
@@ -83,7 +83,7 @@ class FoldedLayer(Conv2dLayer):
         return total
 
     def _scale_gradient(self, matrices: Tensor, sums: Tensor) -> Tensor:
-        along = torch.einsum("ngok,gok->ngo", matrices, self.matrix).flatten(1)
+        along = torch.linalg.vecdot(matrices, self.matrix).flatten(1)
         return self.inverse * (along + self.offset * sums)
 
     def prepare(self, directions: Directions) -> Prepared:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from gradattr.influence.directions import Directions
-from gradattr.influence.factors import Factors, Size, cheapest, products_of, row_squares
+from gradattr.influence.factors import Factors, Size, against, cheapest, products_of, row_squares
 
 #: Bytes of weight gradients and patches written down at a time.
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 8 * 2**20
 
 #: Products (n, q) and squared norms (n,), each where asked for.
 Pair = tuple[Tensor | None, Tensor | None]
@@ -171,7 +171,7 @@ class FactoredLayer(Layer):
         dots = squares = None
         if directions is not None:
             if dots_by == "direct" and matrices is not None:
-                dots = matrices @ directions.flatten(1).T
+                dots = against(matrices, directions)
             elif factors is not None:
                 gram = dots_by == "gram" and kept is not None
                 dots = factors.against(kept) if gram and kept else factors.applied(directions)

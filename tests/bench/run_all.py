@@ -30,6 +30,12 @@ BENCHES = [
         "Whole-tensor batches, masked in memory, against Dataset and DataLoader.",
         ["bench_retraining.py"],
     ),
+    (
+        "Training data",
+        "grad-cos against loops, vmap, Captum and plain training passes; sketches; memory.",
+        ["bench_influence.py"],
+    ),
+    ("TFA maps", "Against double backward passes, pair by pair.", ["bench_tfa_maps.py"]),
     ("Packs", "What a worker group of Ray Train costs, once and per trial.", ["bench_packs.py"]),
     ("Commit", "10 000 shards.", ["bench_commit.py"]),
 ]
