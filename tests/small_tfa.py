@@ -42,7 +42,8 @@ def tfa(tfa_store: Path) -> MakeTfa:
             "shard_rows": 25,
             "runtime": {"address": "inline"},
         }
-        queries = {"data": {"format": "digits", "split": "test", "limit": 40}, "count": 5}
+        queries = {"data": {"format": "digits", "split": "test", "limit": 40}}
+        queries |= {} if "ids" in changes.get("queries", {}) else {"count": 5}
         store = {"url": str(tfa_store), "maps": "float32"}
         value["queries"] = queries | changes.pop("queries", {})
         value["store"] = store | changes.pop("store", {})

@@ -48,6 +48,12 @@ def check_tfa(
     if manifest.model.train is not None:
         trained_on = indexes.get(manifest.model.train.data)
         check_class_names(train, trained_on, "data")
+        test = manifest.model.train.test
+        if test is not None and indexes.get(test).num_classes is None:
+            raise DataError(
+                "model.train.test: this data has no labels (where it is left out it is "
+                "queries.data); state 'test: null' there, or data with labels"
+            )
     check_class_names(queries, trained_on, "queries.data")
     _check_queries(manifest, queries)
     for spec in manifest.maps:

@@ -51,6 +51,16 @@ class BadRows:
         self._all += self.newest
         return batch if not bool(wrong.any()) else part(batch, (~wrong).nonzero().flatten())
 
+    def leave_out(self, batch: Batch, wrong: Tensor, status: str, text: str) -> Batch:
+        """The batch without the rows that are ``wrong`` (n,), which are told with this status."""
+        found = [
+            RowError(batch.rows[at], batch.sample_ids[at], status, text)
+            for at in wrong.nonzero().flatten().tolist()
+        ]
+        self.newest += found
+        self._all += found
+        return part(batch, (~wrong).nonzero().flatten())
+
     def add(self, errors: Iterable[RowError]) -> None:
         self._all += errors
 
@@ -84,6 +94,7 @@ def part(batch: Batch, keep: Tensor) -> Batch:
         errors=batch.errors,
         masks=None if batch.masks is None else batch.masks[keep],
         signal_on_top=None if batch.signal_on_top is None else batch.signal_on_top[keep],
+        patched=None if batch.patched is None else batch.patched[keep],
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gradattr.attribution.microbatch import halve_on_oom
 from gradattr.data.registry import read_shard
 from gradattr.data.types import Batch, DataIndex, ShardRef
 from gradattr.errors import DataError
@@ -50,7 +51,8 @@ def predict_shard(context: RunContext, task: Task) -> dict[str, Any]:
         options=context.data_options,
     ):
         batch = bad.sift(batch, context.num_classes, labelled=False)
-        for rows in (_predicted(loaded.module, loaded.device, batch), failed_columns(bad.newest)):
+        said = _predicted(loaded.module, loaded.device, batch, bad)
+        for rows in (said, failed_columns(bad.newest)):
             if rows["row"]:
                 writer.append("predictions", make_table("predictions", rows))
                 row_ids += rows["row"]
@@ -67,10 +69,17 @@ def predict_shard(context: RunContext, task: Task) -> dict[str, Any]:
     return extra
 
 
-def _predicted(module: torch.nn.Module, device: torch.device, batch: Batch) -> dict[str, Any]:
+def _predicted(
+    module: torch.nn.Module, device: torch.device, batch: Batch, bad: BadRows
+) -> dict[str, Any]:
+    """Columns of ``predictions``; images of which the model says no numbers become bad rows."""
     if not len(batch):
         return {"row": []}
     said = predictions(module, batch.x.to(device), batch.labels.to(device))
+    if not all(said.finite):
+        text = "the model's output has a NaN or an infinity"
+        batch = bad.leave_out(batch, ~torch.tensor(said.finite), "non_finite", text)
+        return _predicted(module, device, batch, bad)
     labels = [label if label >= 0 else None for label in batch.labels.tolist()]
     known = [label is not None for label in labels]
     columns = {
@@ -86,8 +95,7 @@ def _predicted(module: torch.nn.Module, device: torch.device, batch: Batch) -> d
         "loss": [loss if there else None for loss, there in zip(said.loss, known, strict=True)],
         "status": ["ok"] * len(batch),
     }
-    for name in ("signal_on_top", "patched"):
-        values = getattr(batch, name, None)
+    for name, values in (("signal_on_top", batch.signal_on_top), ("patched", batch.patched)):
         if values is not None:
             columns[name] = values.tolist()
     return columns
@@ -102,15 +110,22 @@ class Said:
     """Softmax probability of the predicted class."""
     loss: list[float]
     """Cross-entropy at the label, in nats; of an unlabelled image without meaning."""
+    finite: list[bool]
+    """Whether there is a NaN or an infinity in none of its log-probabilities."""
 
 
 def predictions(module: torch.nn.Module, x: Tensor, labels: Tensor) -> Said:
     """What ``module`` says of images x (n, ...) with labels (n,)."""
-    with torch.no_grad():
-        logs = F.log_softmax(module(x).float(), dim=1)
+
+    def logits(size: int) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([module(part).float() for part in torch.split(x, size)])
+
+    logs = F.log_softmax(halve_on_oom(logits, len(x))[0], dim=1)
     best, predicted = logs.max(dim=1)
     loss = -logs.gather(1, labels.clamp_min(0)[:, None])[:, 0]
-    return Said(predicted.tolist(), best.exp().tolist(), loss.tolist())
+    finite = torch.isfinite(logs).all(dim=1)
+    return Said(predicted.tolist(), best.exp().tolist(), loss.tolist(), finite.tolist())
 
 
 def select_queries(context: RunContext, task: Task) -> dict[str, Any]:
