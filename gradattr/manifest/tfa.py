@@ -176,6 +176,8 @@ class TfaManifest(ManifestBase):
         return self
 
     def _check_checkpoints(self) -> None:
+        if (self.model.weights or "").startswith("run:"):
+            return  # that run says what it has kept
         kept = [] if self.model.train is None else self.model.train.keep_epochs
         for score in self.scores:
             if not isinstance(score, TracInScore) or score.checkpoints is not None:

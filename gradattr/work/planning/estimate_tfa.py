@@ -17,6 +17,7 @@ from gradattr.manifest.tfa import TfaManifest
 from gradattr.manifest.training_maps import AnyMap, TfaMap
 from gradattr.plan import Task
 from gradattr.storage.maps import map_bytes_per_row
+from gradattr.storage.objects import open_store
 from gradattr.work.context import MAIN, RunContext
 from gradattr.work.methods import request_of
 from gradattr.work.modules import example_input
@@ -25,6 +26,7 @@ from gradattr.work.planning.estimate_audit import Costs
 from gradattr.work.planning.preflight import first_look
 from gradattr.work.planning.probe import clock
 from gradattr.work.resources import choose_device
+from gradattr.work.tfa.checkpoints import checkpoint_count
 from gradattr.work.tfa.layout import (
     MAP_STAGE,
     PREDICT_STAGE,
@@ -145,11 +147,12 @@ def _passes(manifest: TfaManifest, numbers: int) -> int:
     at_once = _at_once(manifest, numbers)
     groups = sum(math.ceil(len(block) / at_once) for block in blocks(manifest))
     plain = any(not isinstance(score, TracInScore) for score in manifest.scores)
-    checkpoints = 0
-    for score in manifest.scores:
-        if isinstance(score, TracInScore):
-            kept = manifest.model.train.keep_epochs if manifest.model.train else []
-            checkpoints += len(score.checkpoints or score.epochs or kept)
+    store = open_store(manifest.store)
+    checkpoints = sum(
+        checkpoint_count(score, manifest, store)
+        for score in manifest.scores
+        if isinstance(score, TracInScore)
+    )
     relatif = sum(score.score == "relatif" for score in manifest.scores)
     return groups * (plain + checkpoints + relatif)
 

@@ -21,7 +21,7 @@ from gradattr.work.planning.check_tfa import check_tfa
 from gradattr.work.planning.indexes import Indexes
 from gradattr.work.planning.prepared import InputSpace, Prepared, assemble_run
 from gradattr.work.planning.trainings import Trainings, num_classes, plan_trainings
-from gradattr.work.tfa.checkpoints import checkpoint_models
+from gradattr.work.tfa.checkpoints import checkpoint_models, kept_by_run
 from gradattr.work.tfa.layout import (
     CURVATURE_STAGE,
     LOOKUP_STAGE,
@@ -70,6 +70,9 @@ def prepare_tfa(manifest: TfaManifest, store: ObjectStore, indexes: Indexes) -> 
         **trainings.inputs(),
         **space.inputs(data[TRAIN_DATA]),
     }
+    kept = kept_by_run(manifest, store)
+    if kept:
+        inputs["kept"] = kept
     index_task = _index(manifest, store, inputs)
     if index_task is not None:
         inputs["index"] = {"run": index_task["run"], "fingerprint": index_task["fingerprint"]}

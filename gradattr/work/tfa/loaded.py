@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from gradattr.errors import ModelError
 from gradattr.influence import GradientProducts
 from gradattr.manifest.scores import AnyScore, TracInScore, score_id
-from gradattr.models import load_kept, read_trained
+from gradattr.models import TrainedReference, load_kept, model_of_run, read_trained
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.work.context import MAIN, RunContext
 from gradattr.work.modules import load_module
 from gradattr.work.resources import choose_device
-from gradattr.work.tfa.checkpoints import checkpoint_models
+from gradattr.work.tfa.checkpoints import checkpoint_models, kept_checkpoints
 
 #: Bytes of images that are in memory at once, whatever the images' size.
 BATCH_BYTES = 96 * 1024 * 1024
@@ -39,6 +40,11 @@ class Loaded:
     """Role -> sha256 of the weights that were loaded."""
     kept: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     """What tasks may keep for the next one; see ``remember``."""
+
+    def epochs(self) -> list[int]:
+        """Of the model's own training: those whose weights TracIn uses."""
+        prefix = f"{MAIN}@"
+        return sorted(int(r.removeprefix(prefix)) for r in self.digests if r.startswith(prefix))
 
     def remember(self, key: tuple[Any, ...], value: Any) -> Any:
         """Keep a value of this kind (the key's first part) in place of the one before."""
@@ -114,15 +120,12 @@ def _kept_epochs(
     digests: dict[str, str],
 ) -> list[tuple[GradientProducts, float]]:
     manifest = context.tfa_manifest
-    trained = read_trained(store, context.model(MAIN).digest)
-    assert trained is not None
+    reference = _reference(context, store)
     found = []
-    for kept in trained.kept:
-        if score.epochs is not None and kept.epoch not in score.epochs:
-            continue
+    for kept in kept_checkpoints(score, reference.kept):
         module = load_kept(
             store,
-            trained,
+            reference,
             kept.epoch,
             manifest.model,
             shape=context.shape,
@@ -131,6 +134,17 @@ def _kept_epochs(
         digests[f"{MAIN}@{kept.epoch}"] = kept.sha256
         found.append((_products(context, module.to(device).eval()), kept.lr))
     return found
+
+
+def _reference(context: RunContext, store: ObjectStore) -> TrainedReference:
+    """The training of the explained model, whose weights were loaded a moment ago."""
+    role = context.model(MAIN)
+    if not role.trained:
+        return model_of_run(context.tfa_manifest.model.weights or "", store)
+    trained = read_trained(store, role.digest)
+    if trained is None:
+        raise ModelError("the trained model vanished from the store; run the same command again")
+    return trained
 
 
 def of_kind(scores: list[AnyScore], *names: str) -> list[AnyScore]:

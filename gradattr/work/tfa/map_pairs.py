@@ -63,6 +63,7 @@ def map_pairs(context: RunContext, task: Task) -> dict[str, Any]:
         "statuses": dict(sorted(statuses.items())),
         "models": loaded.digests,
         "gradients": loaded.products.report,
+        "tracin_epochs": loaded.epochs(),
         "device": loaded.device.type,
         "torch": torch.__version__,
     }

@@ -63,6 +63,7 @@ def score_shard(context: RunContext, task: Task) -> dict[str, Any]:
         "rows": task.rows,
         "models": loaded.digests,
         "gradients": loaded.products.report,
+        "tracin_epochs": loaded.epochs(),
         "undefined": matrix.undefined,
         "device": loaded.device.type,
         "torch": torch.__version__,
