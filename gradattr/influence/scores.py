@@ -53,9 +53,10 @@ def grad_cos(products: GradientProducts, x: Tensor, y: Tensor, queries: Directio
 
 
 def cosines(dots: Tensor, norms: Tensor, query_norms: Tensor) -> Scores:
-    """Cosines from products (n, q) and norms (n,), (q,): 0 and a flag where a norm is 0."""
+    """Cosines from products (n, q) and norms (n,), (q,): 0 and a flag where a norm is 0. NaN where
+    a norm is none, so that it is seen."""
     lengths = norms.double()[:, None] * query_norms.double()
-    undefined = ~((norms > 0)[:, None] & (query_norms > 0))
+    undefined = (norms == 0)[:, None] | (query_norms == 0)
     values = dots.double() / lengths.masked_fill(undefined, 1.0)
     return Scores(values.masked_fill(undefined, 0.0).to(dots.dtype), undefined)
 

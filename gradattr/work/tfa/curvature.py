@@ -138,7 +138,8 @@ def _solve(
 
 def example_batches(context: RunContext, loaded: Loaded, count: int | None) -> Batches:
     """Batches of training examples (all, or ``count`` drawn at random), the same at every call.
-    Rows that cannot be used are left out; the scoring stage tells of them."""
+    Rows that cannot be used are left out (so are those of which the model says no numbers: one
+    would spoil the whole curvature); the scoring stage tells of them."""
     manifest = context.tfa_manifest
     index = DataIndex.from_json(context.indexes[TRAIN_DATA])
     shards: tuple[ShardRef, ...]
@@ -159,6 +160,9 @@ def example_batches(context: RunContext, loaded: Loaded, count: int | None) -> B
                 options=context.data_options,
             ):
                 good = labelled(batch, context.num_classes)
+                with torch.no_grad():
+                    outputs = loaded.module(batch.x.to(loaded.device))
+                good &= torch.isfinite(outputs).all(dim=1).cpu()
                 waiting.append((batch.x[good], batch.labels[good]))
                 size += int(good.sum())
                 if size >= at_once:
