@@ -12,9 +12,9 @@ from gradattr.manifest.data import Preprocess
 from gradattr.manifest.model import AnyModel
 from gradattr.manifest.scores import InfluenceScore, TracInScore, score_id
 from gradattr.manifest.tfa import TfaManifest
-from gradattr.models import weights_preprocess
+from gradattr.models import read_trained, weights_preprocess
 from gradattr.plan import Stage, Task
-from gradattr.storage.commit import read_commit, read_run
+from gradattr.storage.commit import Commit, read_commit, read_run
 from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import MAIN
 from gradattr.work.planning.check_tfa import check_tfa
@@ -108,19 +108,35 @@ def _index(
     theirs = planned["manifest"]
     if theirs.get("index") is None:
         raise UsageError(f"index_of: run {run_id} has built no index; state 'index' there")
-    pairs = {
-        "data": (inputs["data"][TRAIN_DATA], planned["inputs"]["data"][TRAIN_DATA]),
-        "model": (inputs["models"][MAIN], planned["inputs"]["models"][MAIN]),
-        "preprocess": (inputs["preprocess"], planned["inputs"]["preprocess"]),
-        "parameters": (manifest.parameters, theirs["parameters"]),
+    same = {
+        "data": inputs["data"][TRAIN_DATA] == planned["inputs"]["data"][TRAIN_DATA],
+        "model": _weights(inputs["models"][MAIN], store) & _index_weights(commit, planned),
+        "preprocess": inputs["preprocess"] == planned["inputs"]["preprocess"],
+        "parameters": manifest.parameters == theirs["parameters"],
     }
-    for name, (ours, other) in pairs.items():
-        if ours != other:
+    for name, found in same.items():
+        if not found:
+            hint = f" (of that run: 'weights: run:{run_id}')" if name == "model" else ""
             raise UsageError(
                 f"index_of: the index of run {run_id} is of another '{name}'; use the same as "
-                "there, or build an index for this one"
+                f"there{hint}, or build an index for this one"
             )
     return {"run": run_id, "fingerprint": commit.fingerprint, "index": theirs["index"]}
+
+
+def _weights(digest: str, store: ObjectStore) -> set[str]:
+    """What identifies a model's weights: the digest in the plan, which is that of a recipe or of a
+    file, and that of the file if the recipe has been followed."""
+    trained = read_trained(store, digest)
+    return {digest} if trained is None else {digest, trained.sha256}
+
+
+def _index_weights(commit: Commit, planned: dict[str, Any]) -> set[str]:
+    """The same of the model whose gradients are in the index."""
+    loaded = {
+        record.extra["models"][MAIN] for record in commit.records if "sketches" in record.tables
+    }
+    return {planned["inputs"]["models"][MAIN], *loaded}
 
 
 def _stages(

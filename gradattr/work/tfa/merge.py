@@ -55,9 +55,12 @@ def merge_block(context: RunContext, task: Task) -> dict[str, Any]:
         writer.append("tfa_pairs", _pair_table(context, loaded, pairs, queries))
     if kept_top(manifest):
         writer.append("tda_scores", _kept(merged, kept_top(manifest)))
-    if manifest.index is not None and block == 0:
-        sample = queries[: manifest.index.recall_queries]
-        writer.append("index_recall", recall_table(context, loaded, sample, records, merged))
+    if manifest.index is not None:
+        # The first queries of all, in whatever block; sketches stand with the first block.
+        sample = [row for row in queries if row["query"] < manifest.index.recall_queries]
+        if sample:
+            sketched = score_records(context, store, 0)
+            writer.append("index_recall", recall_table(context, loaded, sample, sketched, merged))
     extra = {
         "rows": task.rows,
         "bad_rows": 0,

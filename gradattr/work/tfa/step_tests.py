@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradattr.attribution.microbatch import halve_on_oom
+from gradattr.errors import MethodError
 from gradattr.influence import pixel_order, random_order, step_tests
 from gradattr.influence.stepping import Steps
 from gradattr.manifest.training_maps import AnyMap, StepTest, StepTestName, TwoStepMap, map_id
@@ -67,6 +68,7 @@ def step_test_tables(
                 )
 
             found, size = halve_on_oom(at, size)
+            _check(found, rows, asked.lr, steps)
             levels = len(asked.levels)
             columns: dict[str, Any] = {
                 name: np.repeat([row[name] for row in rows], levels) for name in _NAMED
@@ -80,6 +82,17 @@ def step_test_tables(
                 "random": found["random"].double().flatten().cpu().numpy(),
             }
             yield make_table("tfa_insertion", columns)
+
+
+def _check(found: dict[str, Tensor], rows: list[dict[str, Any]], lr: float, steps: int) -> None:
+    """MethodError if the steps have thrown the model off."""
+    finite = torch.stack([torch.isfinite(values).all(1) for values in found.values()]).all(0)
+    if not bool(finite.all()):
+        row = rows[int((~finite).nonzero()[0])]
+        raise MethodError(
+            f"insertion: after {steps} steps of {lr:g} on training image {row['train_id']} the "
+            f"loss of query {row['query']} is not finite; lower insertion.lr"
+        )
 
 
 def _evidence(pairs: PairImages, spec: AnyMap, maps: PairMaps, own: list[int]) -> Tensor:
