@@ -14,18 +14,33 @@ from sklearn.datasets import load_digits
 from gradattr.report.results import Run, open_run
 from gradattr.runtime.driver import run
 from gradattr.runtime.progress import Event
+from tests.disturbed import (
+    asks,
+    everything,
+    fresh_process,
+    undisturbed_answer,
+    undisturbed_tfa,
+)
 from tests.small_audits import audit
 from tests.small_runs import make_manifest, one_thread, table_of, weights
+from tests.small_tfa import tfa, tfa_store
 from tests.small_trainings import kept_once, training, undisturbed_kept
 
 __all__ = [
+    "asks",
     "audit",
+    "everything",
+    "fresh_process",
     "kept_once",
     "make_manifest",
     "one_thread",
     "table_of",
+    "tfa",
+    "tfa_store",
     "training",
+    "undisturbed_answer",
     "undisturbed_kept",
+    "undisturbed_tfa",
     "weights",
 ]
 
