@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from gradattr.data.ingest import ingest
+from gradattr.manifest.data import NpzData
 from gradattr.manifest.loading import parse_manifest
 from gradattr.models import save_weights
 from gradattr.work.planning.prepare import make_plan
@@ -40,6 +42,26 @@ def _cifar10(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         images = [{"bytes": _png(32), "path": None} for _ in range(20)]
         pq.write_table(pa.table({"img": images, "label": [i % 10 for i in range(20)]}), path)
+
+
+def _ingested(folder: Path, classes: list[str], sets: list[str]) -> None:
+    """Sets as ``gradattr ingest`` writes them."""
+    rows = 20
+    images = RANDOM.integers(0, 256, (rows, 32, 32, 3), dtype=np.uint8)
+    np.savez(folder / "some.npz", images=images, labels=np.arange(rows) % len(classes))
+    spec = NpzData(format="npz", file=str(folder / "some.npz"), classes=classes)
+    for name in sets:
+        ingest(spec, str(folder / "data" / name), shard_rows=10)
+
+
+def _cifar10_in_three(folder: Path) -> None:
+    names = [f"class {number}" for number in range(10)]
+    _ingested(folder, names, [f"cifar10/{part}" for part in ("train", "holdout", "test")])
+
+
+def _cifar10_of_three(folder: Path) -> None:
+    names = ["dog", "ship", "automobile"]
+    _ingested(folder, names, [f"cifar10_three/{part}" for part in ("train", "test")])
 
 
 def _mnist(folder: Path, name: str = "mnist") -> None:
@@ -125,6 +147,8 @@ NEEDS: dict[str, Callable[[Path], None]] = {
     "paper_fashion_mnist_mlp": lambda folder: _mnist(folder, "fashion_mnist"),
     "paper_cifar10_resnet50": _cifar10,
     "paper_imagenet10_resnet18": _imagenet10,
+    "paper_tfa_insertion": _cifar10_in_three,
+    "paper_tfa_patch": _cifar10_of_three,
 }
 
 

@@ -46,6 +46,10 @@ class Patch(Spec):
         return self
 
 
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
 class DataBase(Spec):
     """Fields that every format shares."""
 
@@ -62,7 +66,8 @@ class DataBase(Spec):
     max_pixels: Positive = 50_000_000
     """Images with more pixels than this (width x height) are refused as 'too_large'."""
 
-    patch: Patch | None = None
+    # Written down only where there is one: runs without keep their fingerprints.
+    patch: Patch | None = Field(default=None, exclude_if=_is_none)
     """Paint a patch into some of the images, and mark it by masks. Not for data that has masks of
     its own."""
 

@@ -357,7 +357,15 @@ def _scores(of_gradients: bool = False) -> st.SearchStrategy[Any]:
 def _training_maps() -> st.SearchStrategy[Any]:
     one = st.one_of(
         st.just("tfa"),
-        _part({"map": "tfa"}, {"samples": (1, 50), "sigma": (0, 0.2), "times_input": True}),
+        _part(
+            {"map": "tfa"},
+            {
+                "samples": (1, 50),
+                "sigma": (0, 0.2),
+                "of": ("score", "grad_cos", "grad_dot"),
+                "times_input": True,
+            },
+        ),
         _part({"map": "tfa", "layer": "layer4"}, {"reading": ("agreement", "gradient")}),
         _part(
             {"map": "two_step", "method": ("saliency", {"name": "smoothgrad", "samples": 3})},
