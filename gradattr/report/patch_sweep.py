@@ -154,6 +154,6 @@ def plot_sweep(points: Sequence[SweepPoint], path: str | Path) -> Path:
 def _line(
     axis: Any, x: list[float], values: Sequence[float | None], label: str, style: tuple[str, str]
 ) -> None:
-    color, dashes = style
+    colour, marker = style
     y = [np.nan if value is None else 100 * value for value in values]
-    axis.plot(x, y, color=color, linestyle=dashes, marker="o", markersize=3, label=label)
+    axis.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.4, label=label)
