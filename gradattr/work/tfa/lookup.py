@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from gradattr.errors import IntegrityError
+from gradattr.errors import IntegrityError, ShardError
 from gradattr.manifest.scores import GradientScore, score_id
 from gradattr.manifest.tfa import Index
 from gradattr.plan import Task
 from gradattr.storage.commit import Commit, read_commit
+from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.parts import read_files
 from gradattr.storage.schemas import make_table, table_schema
@@ -84,14 +85,13 @@ def _candidates(
 ) -> dict[tuple[str, int], set[int]]:
     """(score id, place of the query) -> rows of the training data to be scored exactly."""
     wanted = {}
-    files = [(commit.run_id, file) for file in commit.tables["sketches"].files]
     for score in context.tfa_manifest.scores:
         assert isinstance(score, GradientScore)
         rankings = rank(
             queries,
             sketcher(loaded, index),
             score,
-            index_parts(read_files(store, files), loaded.device),
+            index_parts(_sketches(store, commit), loaded.device),
             index.candidates,
             loaded.device,
         )
@@ -99,6 +99,20 @@ def _candidates(
             found = {row for ranking in rankings for row in ranking.rows[at].tolist()}
             wanted[score_id(score), at] = found
     return wanted
+
+
+def _sketches(store: ObjectStore, commit: Commit) -> Iterator[pa.Table]:
+    """The index's files. IntegrityError says how another run's files are mended from here."""
+    files = [(commit.run_id, file) for file in commit.tables["sketches"].files]
+    try:
+        yield from read_files(store, files)
+    except (ShardError, IntegrityError) as error:
+        what = str(error).partition("; run the same")[0].partition("; delete it")[0]
+        url = store.url(RunPaths(commit.run_id).commit)
+        raise IntegrityError(
+            f"index_of: the index of run {commit.run_id} is damaged: {what}. Delete that file and "
+            f"{url}, run the manifest of that run again, then this command"
+        ) from error
 
 
 def _exact(
