@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradattr.attribution.microbatch import halve_on_oom
 from gradattr.data.registry import make_shards, read_shard, sample_shards
 from gradattr.data.types import DataIndex, ShardRef
 from gradattr.errors import DataError
-from gradattr.influence import Curvature, Ekfac
+from gradattr.influence import Curvature, Directions, Ekfac
 from gradattr.influence.curvature import Solution
 from gradattr.manifest.scores import InfluenceScore, score_id
 from gradattr.plan import Task
@@ -115,9 +116,10 @@ def _solve(
     steps, residual = 0, 0.0
     target = context.tfa_manifest.queries.target
 
-    def solved(x: Tensor, y: Tensor) -> Solution:
+    def solved(directions: Directions, size: int) -> Solution:
+        curvature.batch_size = size
         return curvature.solve(
-            loaded.products.directions(x, y, target),
+            directions,
             score.damping,
             tolerance=score.tolerance,
             max_steps=score.max_steps,
@@ -127,7 +129,9 @@ def _solve(
     for first in range(0, len(rows), 8):
         part = rows[first : first + 8]
         x, y = (value.to(loaded.device) for value in query_images(context, part))
-        solution = within_memory(loaded, x, y, partial(solved, x, y))
+        gradients = partial(loaded.products.directions, x, y, target)
+        directions = within_memory(loaded, x, y, gradients)
+        solution, _ = halve_on_oom(partial(solved, directions), curvature.batch_size)
         steps = max(steps, solution.steps)
         residual = max(residual, float(solution.residuals.max()))
         for name, values in solution.directions.values.items():
