@@ -32,10 +32,13 @@ def run_manifest(path: str, overrides: list[str], as_json: bool) -> None:
 
 def _print_result(result: RunResult) -> None:
     if result.already_complete:
-        print(f"Run {result.run_id} is already complete: {result.rows} rows. Nothing to do.")
+        print(
+            f"Run {result.run_id} is already complete: {result.rows} {result.unit}. Nothing to do."
+        )
     else:
-        bad = f", {result.bad_rows} of them bad (see table 'errors')" if result.bad_rows else ""
-        print(f"Committed {result.run_id}: {result.rows} rows{bad}.")
+        of = "of them" if result.unit == "rows" else "rows"
+        bad = f", {result.bad_rows} {of} bad (see table 'errors')" if result.bad_rows else ""
+        print(f"Committed {result.run_id}: {result.rows} {result.unit}{bad}.")
     print(f"  {result.uri}")
     print(f"  gradattr show {result.uri}")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from gradattr.errors import Interrupted, ShardError, StoreError
 from gradattr.manifest.kinds import Manifest
+from gradattr.manifest.tfa import TfaManifest
 from gradattr.plan import Stage, Task
 from gradattr.runtime.attempt_log import AttemptLog
 from gradattr.runtime.executor import Executor, InlineExecutor, OpenExecutor
@@ -40,9 +41,12 @@ class RunResult:
     run_id: str
     uri: str
     rows: int
+    """What the run is about: input rows of its last stage; of kind tfa the queries."""
     bad_rows: int
     already_complete: bool
     """True: it had been committed before, and nothing was done."""
+    unit: str = "rows"
+    """'rows' or 'queries'."""
 
 
 def run(
@@ -69,7 +73,8 @@ def _run(
     store = open_store(manifest.store)
     prepared = prepare(manifest, store)
     plan = prepared.plan
-    listener(Event("plan", f"run {plan.run_id}: {plan.rows} rows"))
+    unit = "queries at most" if isinstance(manifest, TfaManifest) else "rows"
+    listener(Event("plan", f"run {plan.run_id}: {plan.rows} {unit}"))
     commit = find_commit(store, plan.run_id)
     if commit is not None:
         listener(Event("complete", f"{plan.run_id} is already complete"))
@@ -95,7 +100,9 @@ def _result(store: ObjectStore, commit: Commit, *, already_complete: bool) -> Ru
     last = commit.records[-1].stage
     bad = sum(int(record.extra.get("bad_rows", 0)) for record in commit.records)
     uri = store.url(RunPaths(commit.run_id).root)
-    return RunResult(commit.run_id, uri, commit.rows[last], bad, already_complete)
+    queries = commit.tables.get("queries")
+    rows, unit = (commit.rows[last], "rows") if queries is None else (queries.rows, "queries")
+    return RunResult(commit.run_id, uri, rows, bad, already_complete, unit)
 
 
 def _run_stages(
