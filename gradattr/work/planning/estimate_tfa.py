@@ -12,10 +12,11 @@ from torch import nn
 
 from gradattr.data.types import DataIndex
 from gradattr.influence import Directions, GradientProducts, tfa_maps
-from gradattr.manifest.scores import InfluenceScore, TracInScore
+from gradattr.manifest.scores import GradientScore, InfluenceScore, TracInScore
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.manifest.training_maps import AnyMap, TfaMap
 from gradattr.plan import Task
+from gradattr.storage.commit import read_run
 from gradattr.storage.maps import map_bytes_per_row
 from gradattr.storage.objects import open_store
 from gradattr.work.context import MAIN, RunContext
@@ -26,8 +27,8 @@ from gradattr.work.planning.estimate_audit import Costs
 from gradattr.work.planning.preflight import first_look
 from gradattr.work.planning.probe import clock
 from gradattr.work.resources import choose_device
-from gradattr.work.tfa.checkpoints import checkpoint_count
 from gradattr.work.tfa.layout import (
+    LOOKUP_STAGE,
     MAP_STAGE,
     PREDICT_STAGE,
     QUERY_DATA,
@@ -35,6 +36,8 @@ from gradattr.work.tfa.layout import (
     TRAIN_DATA,
     blocks,
     kept_top,
+    needs_ekfac,
+    needs_solution,
 )
 from gradattr.work.tfa.map_pairs import is_layer_map
 from gradattr.work.tfa.query_directions import DIRECTION_BYTES
@@ -75,9 +78,12 @@ def tfa_evaluations(context: RunContext) -> dict[str, int]:
     manifest = context.tfa_manifest
     size = tfa_size(context)
     per_pair = sum(_evaluations(spec) for spec in manifest.maps)
+    scoring = {TDA_STAGE: size["training_examples"] * size["passes"]}
+    if manifest.index_of is not None:
+        scoring = {LOOKUP_STAGE: manifest.queries.bound * _candidates(manifest)}
     return {
         PREDICT_STAGE: DataIndex.from_json(context.indexes[QUERY_DATA]).rows,
-        TDA_STAGE: size["training_examples"] * size["passes"],
+        **scoring,
         MAP_STAGE: size["pairs"] * per_pair,
     }
 
@@ -95,11 +101,14 @@ def tfa_costs(context: RunContext) -> Costs:
     passes = _passes(manifest, numbers) / len(blocks(manifest))
     per_query = 2 * manifest.top * len(manifest.scores)
     copies = sum(_evaluations(spec) for spec in manifest.maps)
-    return {
-        PREDICT_STAGE: lambda task: task.rows * per_example / 3,
-        TDA_STAGE: lambda task: task.rows * per_example * passes,
+    costs: Costs = {
+        PREDICT_STAGE: _per_rows(per_example / 3),
+        TDA_STAGE: _per_rows(per_example * passes),
         MAP_STAGE: _per_rows(per_query * copies * per_copy),
     }
+    if manifest.index_of is not None:
+        costs[LOOKUP_STAGE] = _per_rows(_candidates(manifest) * per_example)
+    return costs
 
 
 def _per_rows(seconds: float) -> Callable[[Task], float]:
@@ -137,24 +146,42 @@ def _parameters(context: RunContext, model: nn.Module) -> int:
 
 
 def _at_once(manifest: TfaManifest, numbers: int) -> int:
-    """Queries whose gradients are in memory together."""
-    sets = 1 + sum(isinstance(score, InfluenceScore) for score in manifest.scores)
+    """Queries whose gradients are in memory together: see ``queries_at_once``."""
+    sets = 1 + _checkpoints(manifest)
+    sets += sum(isinstance(score, InfluenceScore) for score in manifest.scores)
     return max(1, DIRECTION_BYTES // (4 * numbers * sets))
 
 
-def _passes(manifest: TfaManifest, numbers: int) -> int:
-    """Backward passes over the training data."""
-    at_once = _at_once(manifest, numbers)
-    groups = sum(math.ceil(len(block) / at_once) for block in blocks(manifest))
-    plain = any(not isinstance(score, TracInScore) for score in manifest.scores)
-    store = open_store(manifest.store)
-    checkpoints = sum(
-        checkpoint_count(score, manifest, store)
+def _checkpoints(manifest: TfaManifest) -> int:
+    """Of all TracIn scores together."""
+    kept = manifest.model.train.keep_epochs if manifest.model.train else []
+    return sum(
+        len(score.checkpoints or score.epochs or kept)
         for score in manifest.scores
         if isinstance(score, TracInScore)
     )
+
+
+def _passes(manifest: TfaManifest, numbers: int) -> int:
+    """Backward passes over the training data. With an index of another run: none."""
+    if manifest.index_of is not None:
+        return 0
+    at_once = _at_once(manifest, numbers)
+    groups = sum(math.ceil(len(block) / at_once) for block in blocks(manifest))
+    # One pass serves all products at the model itself.
+    plain = any(
+        isinstance(score, GradientScore) or needs_ekfac(score) or needs_solution(score)
+        for score in manifest.scores
+    )
     relatif = sum(score.score == "relatif" for score in manifest.scores)
-    return groups * (plain + checkpoints + relatif)
+    return groups * (plain + _checkpoints(manifest) + relatif)
+
+
+def _candidates(manifest: TfaManifest) -> int:
+    """Training examples at most that are scored for one query through an index."""
+    assert manifest.index_of is not None
+    planned = read_run(open_store(manifest.store), manifest.index_of.removeprefix("run:"))
+    return int(2 * planned["manifest"]["index"]["candidates"] * len(manifest.scores))
 
 
 def _product_seconds(

@@ -14,8 +14,8 @@ SCORES: list[Any] = [
     "tracin",
     {"score": "influence", "damping": 0.02, "examples": 40},
     {"score": "relatif", "damping": 0.02, "examples": None},
-    {"score": "influence", "id": "cg", "inverse": "cg", "damping": 0.3, "tolerance": 1e-6,
-     "examples": None},
+    {"score": "influence", "id": "cg", "inverse": "cg", "damping": 1.0, "tolerance": 1e-6,
+     "examples": 30},
 ]  # fmt: skip
 MAPS: list[Any] = [
     {"map": "tfa", "samples": 3},
