@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradattr.data.registry import input_shape
 from gradattr.data.types import DataIndex
 from gradattr.errors import DataError, MethodError
+from gradattr.influence import GradientProducts, agreement_maps, layer_maps
 from gradattr.influence.products import choose_parameters
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.manifest.training_maps import TfaMap, TwoStepMap, map_id
@@ -102,6 +103,26 @@ def check_parts(manifest: TfaManifest, model: nn.Module) -> None:
                 f"maps: '{map_id(spec)}': the model has no module '{spec.layer}'; it has "
                 f"{some}, ..."
             )
+
+
+def check_layers(manifest: TfaManifest, model: nn.Module, examples: Tensor) -> None:
+    """Raise MethodError for a layer that has no maps: map two examples (2, c, h, w) by it."""
+    labels = torch.zeros(len(examples), dtype=torch.int64)
+    wanted = [spec for spec in manifest.maps if isinstance(spec, TfaMap) and spec.layer]
+    if not wanted:
+        return
+    products = GradientProducts(model, parameters=manifest.parameters)
+    directions = products.directions(examples[:1], labels[:1])
+    for spec in wanted:
+        try:
+            if spec.reading == "agreement":
+                query = examples[:1], labels[:1]
+                agreement_maps(products, examples, labels, *query, [(1, 0)], spec.layer or "")
+            else:
+                pair = [(1, 0)]
+                layer_maps(products, examples, labels, directions, pair, spec.layer or "")
+        except MethodError as error:
+            raise MethodError(f"maps: '{map_id(spec)}': {error}") from None
 
 
 def tfa_notes(manifest: TfaManifest, model: nn.Module, data: Mapping[str, DataIndex]) -> list[str]:

@@ -15,8 +15,9 @@ from gradattr.models.architectures import describe
 from gradattr.storage.objects import open_store
 from gradattr.work.context import MAIN, RunContext
 from gradattr.work.diffroar.audit import base_models, learners
+from gradattr.work.modules import example_input
 from gradattr.work.planning.check_audit import audit_notes
-from gradattr.work.planning.check_tfa import check_parts, tfa_notes
+from gradattr.work.planning.check_tfa import check_layers, check_parts, tfa_notes
 from gradattr.work.planning.prepare_tfa import explained_and_checkpoints
 from gradattr.work.resources import choose_device
 
@@ -38,6 +39,7 @@ def preflight(context: RunContext) -> list[str]:
             _check_trainable(model, spec)
         if isinstance(manifest, TfaManifest) and role == MAIN:
             check_parts(manifest, model)
+            check_layers(manifest, model, example_input(context))
             data = {n: DataIndex.from_json(v) for n, v in context.indexes.items()}
             notes += tfa_notes(manifest, model, data)
         title = "model" if role == MAIN else f"model {role}:"

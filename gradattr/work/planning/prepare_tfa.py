@@ -46,10 +46,15 @@ from gradattr.work.tfa.layout import (
     tda_key,
 )
 from gradattr.work.tfa.map_pairs import map_tables
+from gradattr.work.tfa.queries import check_ids
 
 
 def prepare_tfa(manifest: TfaManifest, store: ObjectStore, indexes: Indexes) -> Prepared:
     """Look at data and model, and plan. Raises DataError, ModelError, MethodError or UsageError."""
+    if manifest.queries.ids is not None:
+        ids = indexes.sample_ids(manifest.queries.data)
+        if ids is not None:
+            check_ids(manifest.queries.ids, dict.fromkeys(ids))
     data = {TRAIN_DATA: indexes.get(manifest.data), QUERY_DATA: indexes.get(manifest.queries.data)}
     preprocess: Preprocess
     if manifest.preprocess == "weights":
@@ -104,7 +109,10 @@ def _index(
     if manifest.index_of is None:
         return None
     run_id = manifest.index_of.removeprefix("run:")
-    commit, planned = read_commit(store, run_id), read_run(store, run_id)
+    try:
+        commit, planned = read_commit(store, run_id), read_run(store, run_id)
+    except UsageError as error:
+        raise UsageError(f"index_of: {error}") from None
     theirs = planned["manifest"]
     if theirs.get("index") is None:
         raise UsageError(f"index_of: run {run_id} has built no index; state 'index' there")

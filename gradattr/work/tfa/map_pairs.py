@@ -60,7 +60,7 @@ def map_pairs(context: RunContext, task: Task) -> dict[str, Any]:
         "rows": task.rows,
         "bad_rows": 0,
         "pairs": len(rows),
-        "statuses": dict(sorted(statuses.items())),
+        "map_statuses": dict(sorted(statuses.items())),
         "models": loaded.digests,
         "gradients": loaded.products.report,
         "tracin_epochs": loaded.epochs(),

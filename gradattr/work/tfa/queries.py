@@ -6,7 +6,7 @@ the queries and numbers them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,12 +161,7 @@ def choose(
     not there or cannot be used."""
     if asked.ids is not None:
         by_id = {row["sample_id"]: row for row in found}
-        missing = [name for name in asked.ids if name not in by_id]
-        if missing:
-            raise DataError(
-                f"queries.ids: {missing[0]!r} is not in the query data ({len(missing)} of "
-                f"{len(asked.ids)} are not); ids look like {found[0]['sample_id']!r}"
-            )
+        check_ids(asked.ids, by_id)
         chosen = [by_id[name] for name in asked.ids]
         for row in chosen:
             if row["status"] != "ok":
@@ -181,6 +176,16 @@ def choose(
         return chosen
     usable = [row for row in found if row["status"] == "ok" and _wanted(row, asked, class_names)]
     return _limited(_ordered(usable, asked, seed), asked)
+
+
+def check_ids(asked: Sequence[str], known: Collection[str]) -> None:
+    """DataError if one is not among the query data's sample ids."""
+    missing = [name for name in asked if name not in known]
+    if missing:
+        raise DataError(
+            f"queries.ids: {missing[0]!r} is not in the query data ({len(missing)} of "
+            f"{len(asked)} are not); ids look like {next(iter(known))!r}"
+        )
 
 
 def _wanted(row: Row, asked: Queries, class_names: Sequence[str] | None) -> bool:

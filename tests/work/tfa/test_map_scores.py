@@ -158,7 +158,7 @@ def test_the_record_counts_undefined_scores(certain: Oracle) -> None:
     records = [record for record in certain.run.commit.records if record.stage == "tda"]
     assert sum(record.extra["undefined"] for record in records) == 5 * int(right.sum())
     (record,) = [record for record in certain.run.commit.records if record.stage == "map"]
-    assert record.extra["statuses"]["undefined"] > 0
+    assert record.extra["map_statuses"]["undefined"] > 0
 
 
 def test_a_map_with_a_nan_is_no_map(tfa: Any, monkeypatch: pytest.MonkeyPatch) -> None:
