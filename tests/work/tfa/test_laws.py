@@ -18,9 +18,9 @@ SCORES: list[Any] = [
      "examples": 30},
 ]  # fmt: skip
 MAPS: list[Any] = [
-    {"map": "tfa", "samples": 3},
+    {"map": "tfa", "samples": 2},
     {"map": "two_step", "method": "saliency"},
-    {"map": "tfa", "id": "conv", "layer": "conv1", "samples": 2},
+    {"map": "tfa", "id": "conv", "layer": "conv1", "samples": 1, "sigma": 0},
 ]
 INSERTION = {"tests": ["insertion", "deletion"], "levels": [0.25, 1.0], "lr": 0.05}
 CNN = {
@@ -32,13 +32,15 @@ CUTS: list[dict[str, Any]] = [
     {"shard_rows": 7},
     {"shard_rows": 1000, "query_block": 1},
     {"query_block": 2, "map_queries": 1},
-    {"query_block": 4, "map_queries": 3, "engine": {"batch_size": 3}},
+    {"query_block": 2, "map_queries": 2, "engine": {"batch_size": 5}},
     {"engine": {"batch_size": 64}, "shard_rows": 31},
 ]
 
 
 def cut(tfa: Any, number: int, **changes: Any) -> Oracle:
     fixed = {"keep": "full", "scores": SCORES, "maps": MAPS, "model": CNN, "insertion": INSERTION}
+    fixed |= {"data": {"format": "digits", "split": "train", "limit": 40}, "top": 2}
+    fixed |= {"queries": {"count": 3}}
     return Oracle(tfa(**(fixed | {"name": f"cut-{number}"} | changes)))
 
 
@@ -79,7 +81,9 @@ def compare(
     for ours, theirs in zip(found, wanted, strict=True):
         for name, value in theirs.items():
             if isinstance(value, float):
-                assert ours[name] == pytest.approx(value, rel=relative, abs=absolute), name
+                # Parts of a sum cancel each other: it is compared with the sum of their sizes.
+                slack = 1e-5 * theirs["abs_total"] if name == "total" else absolute
+                assert ours[name] == pytest.approx(value, rel=relative, abs=slack), name
             else:
                 assert ours[name] == value, name
 
@@ -95,9 +99,8 @@ def test_little_memory_for_query_gradients_takes_more_passes(
     passes = 0
     parameters = sum(p.numel() for p in whole.model.parameters())
     # Plain, two checkpoints, three influences: two queries at a time.
-    monkeypatch.setattr(
-        "gradattr.work.tfa.query_directions.DIRECTION_BYTES", 2 * 4 * parameters * 6
-    )
+    bound = 2 * 4 * parameters * 6
+    monkeypatch.setattr("gradattr.work.tfa.query_directions.DIRECTION_BYTES", bound)
     from gradattr.work.tfa import score_shard
 
     batches = score_shard._batches
@@ -109,8 +112,8 @@ def test_little_memory_for_query_gradients_takes_more_passes(
 
     monkeypatch.setattr(score_shard, "_batches", counted)
     same(cut(tfa, 50), whole)
-    # 60 rows in three shards, five queries.
-    assert passes == 3 * 3
+    # 40 rows in two shards, three queries.
+    assert passes == 2 * 2
 
 
 def test_the_run_says_the_same_again(tfa: Any, whole: Oracle, tmp_path: Any) -> None:

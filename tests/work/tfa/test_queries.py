@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradattr.errors import ShardError
+from gradattr.errors import GradattrError, ShardError
 from gradattr.manifest.tfa import Queries
 from gradattr.report.summary import summarise
 from gradattr.seeds import sample_seeds
@@ -128,7 +128,7 @@ def test_ids_keep_their_order(tfa: Any, said: list[Row]) -> None:
 
 
 def test_an_unknown_id_is_named(tfa: Any) -> None:
-    with pytest.raises(ShardError, match=r"'x9' is not in the query data \(1 of 2 are not\)"):
+    with pytest.raises(GradattrError, match=r"'x9' is not in the query data \(1 of 2 are not\)"):
         finished(tfa(name="unknown", maps=[], queries={"ids": ["00000000", "x9"]}))
 
 
