@@ -16,7 +16,10 @@ from gradattr.influence import (
     estimated_cosines,
     estimated_dots,
 )
-from gradattr.work.tfa import query_set, score_shard
+from gradattr.manifest.attribute import AttributeManifest
+from gradattr.models import save_weights
+from gradattr.runtime.driver import run
+from gradattr.work.tfa import lookup, query_set, score_shard
 from gradattr.work.tfa.loaded import load_for
 from tests.tfa_oracle import Oracle, finished, map_values, rows_of
 
@@ -221,8 +224,6 @@ def test_a_model_that_differs_in_its_test_data_alone(tfa: Any, built: Oracle) ->
 def test_an_index_of_other_preprocessing_is_refused(tfa: Any, tmp_path: Path) -> None:
     """With the weights of a file: a trained model is another with another preprocessing."""
     path = tmp_path / "w.safetensors"
-    from gradattr.models import save_weights
-
     path.write_bytes(save_weights(Oracle(tfa(name="weighty", maps=[])).model.float()))
     model = {"arch": "mlp", "hidden": [12], "weights": str(path)}
     fixed = {"model": model, "scores": SCORES, "maps": []}
@@ -236,17 +237,11 @@ def test_a_run_without_an_index_is_refused(tfa: Any) -> None:
     plain = Oracle(tfa(name="indexless", scores=SCORES, maps=[]))
     with pytest.raises(UsageError, match="has built no index; state 'index' there"):
         finished(use(tfa, plain, "wanting"))
-
-
-def test_a_run_that_is_not_there_is_refused(tfa: Any) -> None:
     with pytest.raises(UsageError, match=r"nowhere-00000000.* does not exist or is not complete"):
         finished(tfa(name="wanting", scores=SCORES, index_of="run:nowhere-00000000"))
 
 
 def test_a_run_of_another_kind_is_refused(tfa: Any, built: Oracle) -> None:
-    from gradattr.manifest.attribute import AttributeManifest
-    from gradattr.runtime.driver import run
-
     manifest = built.manifest
     other = run(
         AttributeManifest.model_validate(
@@ -293,7 +288,6 @@ def test_an_index_with_other_weights_is_told(own: Any, monkeypatch: pytest.Monke
     """The model was trained anew in between, and came out otherwise."""
     found = finished(own(name="replaced", index=INDEX))
     manifest = own(name="using", index_of=f"run:{found.run_id}")
-    from gradattr.work.tfa import lookup
 
     def otherwise(context: Any) -> Any:
         loaded = load_for(context)
