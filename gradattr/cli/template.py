@@ -122,7 +122,7 @@ model:
   arch: mlp                # linear, mlp, cnn, resnet18, torchvision:<name>, python:<module>:<fn>
   hidden: [64]
   train:                   # or 'weights: <url of a .safetensors or state dict>'
-    optimizer: adam        # on 'data' above, tested on the queries' data
+    optimizer: adam        # on 'data' above
     lr: 0.002
     epochs: 15
 

@@ -103,8 +103,8 @@ class TfaManifest(ManifestBase):
     preprocess: Preprocess | Literal["weights"] = Field(default_factory=Preprocess)
     """From pixels to model input; 'weights': the transforms of torchvision's published weights."""
     model: ModelSpec
-    """What is explained. In its 'train' block 'data' and 'test' may be left out: they are then
-    this manifest's 'data' and 'queries.data'."""
+    """What is explained. In its 'train' block 'data' may be left out: it is then this manifest's
+    'data'."""
     scores: list[ScoreSpec] = Field(default_factory=_grad_cos, min_length=1, max_length=16)
     """How much a training example helps (positive) or harms (negative) a query."""
     parameters: list[str] | None = Field(default=None, min_length=1)
@@ -139,17 +139,14 @@ class TfaManifest(ManifestBase):
     @model_validator(mode="before")
     @classmethod
     def _training_data(cls, value: Any) -> Any:
-        """Fill in ``data`` and ``test`` of the model's training."""
+        """Fill in ``data`` of the model's training."""
         if not isinstance(value, dict) or not isinstance(value.get("model"), dict):
             return value
         model = value["model"]
         if not isinstance(model.get("train"), dict):
             return value
-        queries = value.get("queries")
-        own = {
-            "data": _sound(value.get("data")),
-            "test": _sound(queries.get("data") if isinstance(queries, dict) else None),
-        }
+        # Not the queries as test data: other queries would make it another training.
+        own = {"data": _sound(value.get("data"))}
         return {**value, "model": {**model, "train": {**own, **model["train"]}}}
 
     @model_validator(mode="after")

@@ -143,7 +143,7 @@ maps: [tfa, {map: two_step, id: plain, method: saliency}]
         ("maps=[]", "maps", []),
         ("queries.data=digits", "queries.data.format", "digits"),
         ("queries.data.split=test", "queries.data.split", "test"),
-        ("queries.data.split=test", "model.train.test.split", "test"),
+        ("queries.data.split=test", "model.train.test", None),
         ("queries.ids=['00000003']", "queries.ids", ["00000003"]),
         ("queries.count=5", "queries.count", 5),
         ("data.limit=9", "model.train.data.limit", 9),

@@ -52,8 +52,7 @@ def check_tfa(
         test = manifest.model.train.test
         if test is not None and indexes.get(test).num_classes is None:
             raise DataError(
-                "model.train.test: this data has no labels (where it is left out it is "
-                "queries.data); state 'test: null' there, or data with labels"
+                "model.train.test: this data has no labels; leave it out, or give data with labels"
             )
     check_class_names(queries, trained_on, "queries.data")
     _check_queries(manifest, queries)
