@@ -23,7 +23,7 @@ from gradattr.data.preprocess import luma
 from gradattr.data.raw import Encoded, Masks, RawRows, row_ids
 from gradattr.data.types import DataIndex, FileRef, RowKeys
 from gradattr.errors import DataError
-from gradattr.manifest.data import Patch
+from gradattr.manifest.data_base import Patch
 from gradattr.seeds import sample_seeds
 
 #: Where a FileRef's ``extra`` keeps what is painted into its images.

@@ -13,7 +13,7 @@ import torch
 from gradattr.data.patch import Painter
 from gradattr.data.registry import index_data
 from gradattr.errors import UsageError
-from gradattr.manifest.data import Patch
+from gradattr.manifest.data_base import Patch
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.metrics.leakage import leakage
 from gradattr.report.figures import line_styles, new_figure, save_figure

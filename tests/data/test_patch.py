@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from gradattr.data import ShardRef, index_data, load_all, make_shards, read_shard
 from gradattr.data.patch import Painter, with_patch
 from gradattr.errors import DataError
-from gradattr.manifest.data import Patch, Preprocess
+from gradattr.manifest.data import Preprocess
+from gradattr.manifest.data_base import Patch
 
 FORMATS = (
     "digits",

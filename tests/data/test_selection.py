@@ -14,7 +14,8 @@ from gradattr.data import index_data, ingest, load_all
 from gradattr.data.registry import index_rows
 from gradattr.data.selection import select
 from gradattr.errors import ConflictError, DataError, UsageError
-from gradattr.manifest.data import Patch, Preprocess
+from gradattr.manifest.data import Preprocess
+from gradattr.manifest.data_base import Patch
 
 FORMATS = ("digits", "idx-gray", "cifar10", "svhn", "folder", "parquet", "npz", "webdataset")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from gradattr.manifest.attribute import AttributeManifest
-from gradattr.manifest.data import Patch
+from gradattr.manifest.data_base import Patch
 from gradattr.manifest.loading import parse_manifest, resolved
 
 
