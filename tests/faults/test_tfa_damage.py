@@ -63,20 +63,21 @@ def test_records_that_are_damaged_count_as_absent(
     assert verify_run(found.store, found.run_id).ok
 
 
-#: (table, the stage that reads it next, the shards of the stage that fail).
+#: (table, the stage that reads it next, the shards of the stage that fail, what happens to it).
 READ_LATER = [
-    ("predictions", "select", 1),
-    ("queries", "curvature", 2),
-    ("tensors", "tda", 3),
-    ("tda_extremes", "pair", 1),
-    ("sketches", "pair", 1),
-    ("tfa_pairs", "map", 1),
-    ("tfa_insertion", "summary", 1),
+    ("predictions", "select", 1, flip),
+    ("queries", "curvature", 2, Path.unlink),
+    ("tensors", "tda", 3, flip),
+    ("tensors", "tda", 3, Path.unlink),
+    ("tda_extremes", "pair", 1, flip),
+    ("tda_extremes", "pair", 1, Path.unlink),
+    ("sketches", "pair", 1, Path.unlink),
+    ("tfa_pairs", "map", 1, flip),
+    ("tfa_insertion", "summary", 1, Path.unlink),
 ]
 
 
-@pytest.mark.parametrize(("table", "stage", "failed"), READ_LATER)
-@pytest.mark.parametrize("damage", [flip, Path.unlink], ids=["altered", "deleted"])
+@pytest.mark.parametrize(("table", "stage", "failed", "damage"), READ_LATER)
 def test_files_that_are_damaged_before_a_stage_reads_them(
     everything: Make,
     undisturbed_tfa: Run,

@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-#: 2 MB of sketches at first, then 20; the matrix of scores is half of that.
-ROWS, BUCKETS, QUERIES = 500, 2_048, 500
+#: 1.2 MB of sketches at first, then 12; the matrix of scores is half of that.
+ROWS, BUCKETS, QUERIES = 300, 2_048, 500
 #: Allocators that give back what they do not need.
 QUIET = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",

@@ -109,7 +109,7 @@ def test_batches_are_halved_until_they_fit(
 @pytest.mark.parametrize(
     ("place", "stage", "text"),
     [
-        ("gradients", "curvature", "out of memory at batch size 2 (the first try was 32)"),
+        ("gradients", "tda", "out of memory at batch size 2 (the first try was 32)"),
         ("maps", "map", "out of memory at batch size 2 (the first try was 32)"),
         ("two-step maps", "map", "out of memory at batch size 2 (the first try was 32)"),
         ("steps", "map", "out of memory at batch size 2 (the first try was 32)"),
@@ -120,7 +120,7 @@ def test_what_never_fits_is_told(
 ) -> None:
     _limit(memory, place, 0)
     with pytest.raises(ShardError) as caught:
-        run(everything(engine={"batch_size": 32}))
+        run(everything(engine={"batch_size": 32}, scores=["grad_cos"], index=None))
     assert caught.value.exit_code == 3
     assert text in str(caught.value), str(caught.value)
     assert "CUDA out of memory" in str(caught.value)
