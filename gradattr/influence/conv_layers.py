@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradattr.influence.directions import Directions
 from gradattr.influence.factors import Factors
-from gradattr.influence.layers import Call, FactoredLayer, Prepared
+from gradattr.influence.layers import Call, FactoredLayer
 
 #: From so many positions on a convolution's gradients are made image by image.
 MANY_POSITIONS = 256
@@ -44,7 +43,7 @@ class Conv2dLayer(FactoredLayer):
         writing patches down: 1.1 to 1.6 times, measured at 256 and more on a CPU."""
         (call, *more) = calls
         many = self.size(calls).positions >= MANY_POSITIONS
-        if more or not many or torch.is_grad_enabled() or self.conv.padding_mode != "zeros":
+        if more or not many or self.conv.padding_mode != "zeros":
             return super().matrices(calls)
         if isinstance(self.conv.padding, str):
             return super().matrices(calls)
@@ -56,51 +55,29 @@ class Conv2dLayer(FactoredLayer):
         rows = [self._kernel(inputs[i : i + 1], grads[i : i + 1]) for i in range(len(inputs))]
         return self.to_matrix(torch.stack(rows))
 
-    def products(
-        self, calls: Sequence[Call], prepared: Prepared | None, norms: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        if not torch.is_grad_enabled() or self._prefers_factors(calls):
-            return super().products(calls, prepared, norms)
-        dots = None if prepared is None else self._along_shared(calls, prepared)
-        return dots, self._own_squares(calls) if norms else None
-
-    def _prefers_factors(self, calls: Sequence[Call]) -> bool:
+    def prefers_factors(self, calls: Sequence[Call]) -> bool:
         return self.size(calls).few_positions
 
-    def _along_shared(self, calls: Sequence[Call], prepared: Prepared) -> Tensor:
-        """Scalar products that can be differentiated cheaply: <δ, a convolved with D>."""
-        columns = []
-        for number in range(len(next(iter(prepared.values.values())))):
-            own = {short: value[number : number + 1] for short, value in prepared.values.items()}
-            columns.append(sum(self._moved(call, own, 1) for call in calls))
-        return torch.stack([torch.as_tensor(column) for column in columns], 1)
+    def raw_gradient(self, calls: Sequence[Call]) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients by the convolution's own weight (n, *its shape) and bias (n, o), where they are
+        asked for."""
+        weight = self._weights(calls) if "weight" in self.names else None
+        return weight, self.sums(calls) if "bias" in self.names else None
 
-    def _own_squares(self, calls: Sequence[Call]) -> Tensor:
-        """||g||^2 with its slope 2 d<g, c>, c = g held fixed: no weight's gradient in the graph."""
-        with torch.no_grad():
-            fixed = [Call(call.inputs.detach(), call.grads.detach()) for call in calls]
-            own = self.prepare(Directions(self.gradients(fixed))).values
-        along = torch.stack([self._moved(call, own, len(call.inputs)) for call in calls]).sum(0)
-        return 2 * along - along.detach()
+    def raised(
+        self, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """A raw gradient g -> the weight and bias v for which <g', v> is the scalar product of the
+        gradients of g' and g by the parameters asked for."""
+        return weight, bias
 
-    def _moved(self, call: Call, own: Mapping[str, Tensor], images: int) -> Tensor:
-        """<δ, a convolved with the direction> (n,): one direction, or one for each image."""
-        total = call.grads.new_zeros(len(call.grads))
-        if "weight" in own:
-            weight = self.to_weight(own["weight"]).flatten(0, 1)
-            inputs, conv = call.inputs, self.conv
-            if images > 1:
-                inputs = inputs.reshape(1, -1, *inputs.shape[2:])
-            padding: str | tuple[int, ...] | int = conv.padding
-            if conv.padding_mode != "zeros":
-                inputs, padding = padded(conv, inputs), 0
-            moved = F.conv2d(
-                inputs, weight, None, conv.stride, padding, conv.dilation, images * conv.groups
-            )
-            total = total + (moved.reshape(call.grads.shape) * call.grads).sum((1, 2, 3))
-        if "bias" in own:
-            total = total + (self._summed(call.grads) * own["bias"]).sum(1)
-        return total
+    def _weights(self, calls: Sequence[Call]) -> Tensor:
+        conv, (call, *more) = self.conv, calls
+        plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+        simple = conv.groups == 1 and conv.stride == (1, 1) and conv.in_channels >= FEW_CHANNELS
+        if more or not (plain and simple) or self.size(calls).positions < MANY_POSITIONS:
+            return self.to_weight(self.matrices(calls)).flatten(1, -4)
+        return self._as_groups(call.inputs, call.grads)
 
     def _as_groups(self, inputs: Tensor, grads: Tensor) -> Tensor:
         """One call for the batch: the images as groups of one image's channels."""

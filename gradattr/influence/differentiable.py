@@ -1,8 +1,10 @@
 """Products of per-example gradients that can be differentiated once more: for maps.
 
-One backward pass with a graph serves every query. Scalar products and squared norms then are
-functions of the pixels, and their gradients are what autograd makes of them: no gradient of a
-parameter is ever differentiated on its own.
+One backward pass with a graph serves every query. A scalar product with a constant direction is a
+function of what went into each layer and of the gradients of what came out. For convolutions its
+slopes in those are known in closed form, for other layers they are what autograd makes of it; a
+second backward pass carries all of them on to the pixels. No gradient of a parameter is ever
+differentiated on its own.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from gradattr.errors import MethodError
+from gradattr.influence.constant_weights import constant_weights
+from gradattr.influence.conv_layers import Conv2dLayer
+from gradattr.influence.conv_slopes import ConvSlopes, Covector
 from gradattr.influence.directions import Directions, Loss
 from gradattr.influence.factors import products_of
 from gradattr.influence.fallback import plain_attention
@@ -36,11 +41,38 @@ class Direction:
         return cls(one.values, by_layer, float(one.norms()))
 
 
+@dataclass(frozen=True)
+class Slant:
+    """A function of the leaf for each example: ``values`` (n,) now, and what its slope is made of:
+    ``graph`` (n,), the part that autograd differentiates, None if there is none, and a covector
+    for each convolution."""
+
+    values: Tensor
+    graph: Tensor | None
+    covectors: list[Covector]
+
+    def minus(self, factor: Tensor, other: Slant) -> Slant:
+        """self - factor * other, one constant factor (n,) for each example."""
+        graph = self.graph
+        if other.graph is not None:
+            less = factor * other.graph
+            graph = -less if graph is None else graph - less
+        return Slant(
+            self.values - factor * other.values,
+            graph,
+            [
+                mine.minus(factor, its)
+                for mine, its in zip(self.covectors, other.covectors, strict=True)
+            ],
+        )
+
+
 @dataclass
 class Tape:
     """The gradients of a batch, with a graph back to ``leaf``."""
 
     leaf: Tensor
+    convolutions: list[ConvSlopes] = field(default_factory=list)
     layers: list[tuple[Layer, list[Call]]] = field(default_factory=list)
     gradients: dict[str, Tensor] = field(default_factory=dict)
 
@@ -53,7 +85,10 @@ class Tape:
         found: list[Tensor] = []
 
         def keep(layer: Layer, calls: list[Call]) -> None:
-            tape.layers.append((layer, calls))
+            if isinstance(layer, Conv2dLayer) and not layer.prefers_factors(calls):
+                tape.convolutions.append(ConvSlopes(layer, calls))
+            else:
+                tape.layers.append((layer, calls))
 
         def note(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
             found.append(output)
@@ -67,7 +102,9 @@ class Tape:
             try:
                 if wiring.layers or wiring.spread:
                     # A model may overwrite its input, which a leaf forbids.
-                    watch.backward(laid_out(wiring.model, x), y, loss, keep, leaf=x)
+                    points = laid_out(wiring.model, x)
+                    with constant_weights(wiring.model, points):
+                        watch.backward(points, y, loss, keep, leaf=x)
             finally:
                 if handle is not None:
                     handle.remove()
@@ -77,31 +114,52 @@ class Tape:
             tape.leaf = _one(found, middle)
         return tape
 
-    def dots(self, direction: Direction) -> Tensor:
-        """<g_i, u>: (n,), with a graph."""
+    def dots(self, direction: Direction) -> Slant:
+        """<g_i, u>."""
         with torch.enable_grad():
             parts = [
                 layer.products(calls, direction.by_layer[layer], False)[0]
                 for layer, calls in self.layers
             ]
             parts.append(products_of(self.gradients, direction.values, False)[0])
-            return _total(parts, self.leaf)[:, 0]
+            graph = _total(parts)
+        covectors = [conv.direction(direction.by_layer[conv.layer]) for conv in self.convolutions]
+        return self._slant(None if graph is None else graph[:, 0], covectors)
 
-    def squares(self) -> Tensor:
-        """||g_i||^2: (n,), with a graph."""
+    def half_squares(self) -> Slant:
+        """||g_i||^2 / 2."""
         with torch.enable_grad():
             parts = [layer.products(calls, None, True)[1] for layer, calls in self.layers]
             parts.append(products_of(self.gradients, None, True)[1])
-            return _total(parts, self.leaf)
+            graph = _total(parts)
+        # With c = g held fixed <g, c> has the slope of ||g||^2 / 2, and twice its value.
+        own = self._slant(None, [conv.own() for conv in self.convolutions])
+        if graph is None:
+            return Slant(own.values / 2, None, own.covectors)
+        return Slant((own.values + graph.detach()) / 2, graph / 2, own.covectors)
 
-    def slope(self, values: Tensor) -> Tensor:
-        """Gradient of each value (n,) by its own row of the leaf. The tape can be used again."""
-        if not values.requires_grad:
+    def slope(self, slant: Slant) -> Tensor:
+        """Gradient of each value by its own row of the leaf. The tape can be used again."""
+        ends = [
+            end
+            for conv, covector in zip(self.convolutions, slant.covectors, strict=True)
+            for end in conv.slopes(covector)
+        ]
+        if slant.graph is not None and slant.graph.requires_grad:
+            ends.append((slant.graph, torch.ones_like(slant.graph)))
+        if not ends:
             return torch.zeros_like(self.leaf)
+        values, slopes = zip(*ends, strict=True)
         (found,) = torch.autograd.grad(
-            values.sum(), self.leaf, retain_graph=True, allow_unused=True
+            values, self.leaf, slopes, retain_graph=True, allow_unused=True
         )
         return torch.zeros_like(self.leaf) if found is None else found
+
+    def _slant(self, graph: Tensor | None, covectors: list[Covector]) -> Slant:
+        values = self.leaf.new_zeros(len(self.leaf)) if graph is None else graph.detach()
+        for conv, covector in zip(self.convolutions, covectors, strict=True):
+            values = values + conv.dots(covector)
+        return Slant(values, graph, covectors)
 
 
 def _one(found: Sequence[Tensor], middle: nn.Module) -> Tensor:
@@ -113,8 +171,6 @@ def _one(found: Sequence[Tensor], middle: nn.Module) -> Tensor:
     return found[0]
 
 
-def _total(parts: Sequence[Tensor | None], like: Tensor) -> Tensor:
+def _total(parts: Sequence[Tensor | None]) -> Tensor | None:
     found = [part for part in parts if part is not None]
-    if not found:
-        return like.new_zeros(len(like), 1)
-    return torch.stack(found).sum(0)
+    return torch.stack(found).sum(0) if found else None

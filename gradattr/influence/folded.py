@@ -37,8 +37,9 @@ class FoldedLayer(Conv2dLayer):
         self.scale = self.inverse if scale is None else scale.detach() * self.inverse
         bias = 0.0 if conv.bias is None else conv.bias.detach()
         self.offset = bias - norm.running_mean
+        self.kernel = conv.weight.detach().contiguous()
         #: W as a matrix (g, o, k)
-        self.matrix = self.to_matrix(conv.weight.detach())
+        self.matrix = self.to_matrix(self.kernel)
 
     def gradients(self, calls: Sequence[Call]) -> dict[str, Tensor]:
         matrices, sums = self.matrices(calls), self.sums(calls)
@@ -49,7 +50,7 @@ class FoldedLayer(Conv2dLayer):
             own["weight"] = self.to_weight(matrices) * self.scale[:, None, None, None]
         return self._renamed(own)
 
-    def _prefers_factors(self, calls: Sequence[Call]) -> bool:
+    def prefers_factors(self, calls: Sequence[Call]) -> bool:
         return False
 
     def kept_factors(self, calls: Sequence[Call]) -> dict[str, Factors]:
@@ -58,8 +59,6 @@ class FoldedLayer(Conv2dLayer):
     def products(
         self, calls: Sequence[Call], prepared: Prepared | None, norms: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        if torch.is_grad_enabled():
-            return super().products(calls, prepared, norms)
         dots, squares = [], []
         for part in self._chunks(calls):
             matrices, sums = self.matrices(part), self.sums(part)
@@ -81,6 +80,31 @@ class FoldedLayer(Conv2dLayer):
         if "scale" in self.names:
             total = total + row_squares(self._scale_gradient(matrices, sums))
         return total
+
+    def raw_gradient(self, calls: Sequence[Call]) -> tuple[Tensor | None, Tensor | None]:
+        weight = self._weights(calls) if {"weight", "scale"} & set(self.names) else None
+        return weight, self.sums(calls)
+
+    def raised(
+        self, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        assert bias is not None
+        by_weight, by_bias = None, torch.zeros_like(bias)
+        if weight is not None and "weight" in self.names:
+            by_weight = weight * self.scale.square().view(-1, 1, 1, 1)
+        if "bias" in self.names:
+            by_bias = by_bias + self.scale.square() * bias
+        if "shift" in self.names:
+            by_bias = by_bias + bias
+        if weight is not None and "scale" in self.names:
+            along = torch.linalg.vecdot(weight.flatten(2), self.kernel.flatten(1))
+            stretched = self.inverse.square() * (along + self.offset * bias)
+            by_bias = by_bias + self.offset * stretched
+            more = stretched[:, :, None, None, None]
+            by_weight = (
+                self.kernel * more if by_weight is None else by_weight.addcmul_(self.kernel, more)
+            )
+        return by_weight, by_bias
 
     def _scale_gradient(self, matrices: Tensor, sums: Tensor) -> Tensor:
         along = torch.linalg.vecdot(matrices, self.matrix).flatten(1)

@@ -194,27 +194,27 @@ def slopes(tape: Tape, directions: Sequence[Direction], score: Score) -> Iterato
     """d S / d leaf for every row of the tape, one direction after another."""
     shape = (-1, *[1] * (tape.leaf.dim() - 1))
     if score == "cos":
-        squares = tape.squares()
+        halves = tape.half_squares()
+        squares = 2 * halves.values
         if len(directions) > 1:
-            shrink = tape.slope(squares / 2)
+            shrink = tape.slope(halves)
     for direction in directions:
         dots = tape.dots(direction)
         if score == "dot":
-            flags = torch.zeros(len(dots), dtype=torch.bool, device=dots.device)
-            yield Slopes(tape.slope(dots), dots.detach(), flags)
+            flags = torch.zeros(len(dots.values), dtype=torch.bool, device=dots.values.device)
+            yield Slopes(tape.slope(dots), dots.values, flags)
             continue
-        norms = squares.detach().sqrt()
+        norms = squares.sqrt()
         undefined = norms * direction.norm == 0
         size = (norms * direction.norm).masked_fill(undefined, 1.0)
-        along = dots.detach() / squares.detach().masked_fill(undefined, 1.0)
+        along = dots.values / squares.masked_fill(undefined, 1.0)
         if len(directions) > 1:
             slope = tape.slope(dots) - along.view(shape) * shrink
         else:  # both terms in one pass
-            slope = tape.slope(dots - along * squares / 2)
-        slope, dots = slope / size.view(shape), dots.detach()
+            slope = tape.slope(dots.minus(along, halves))
         yield Slopes(
-            slope.masked_fill(undefined.view(shape), 0.0),
-            (dots / size).masked_fill(undefined, 0.0),
+            (slope / size.view(shape)).masked_fill(undefined.view(shape), 0.0),
+            (dots.values / size).masked_fill(undefined, 0.0),
             undefined,
         )
 
