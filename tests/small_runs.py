@@ -23,6 +23,7 @@ METHODS: list[Any] = [
     {"name": "vargrad", "samples": 3},
     {"name": "integrated_gradients", "steps": 8},
     {"name": "gradient_shap", "samples": 3, "baseline": {"kind": "sample", "count": 5}},
+    {"name": "uni", "steps": 3, "iterations": 2},
     "random",
 ]
 

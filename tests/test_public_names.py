@@ -41,6 +41,7 @@ def test_the_mathematics() -> None:
         "PlainEvaluator",
         "Sample",
         "Uniform",
+        "Unlearned",
         "attribute",
         "concatenate",
         "expected_gradients",
@@ -57,6 +58,7 @@ def test_the_mathematics() -> None:
         "smoothgrad_x_input",
         "squaregrad",
         "tune",
+        "uni",
         "vargrad",
     ]
     assert all(getattr(attribution, name) for name in attribution.__all__)

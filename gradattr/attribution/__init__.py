@@ -34,12 +34,14 @@ if TYPE_CHECKING:
         smoothgrad,
         smoothgrad_x_input,
         squaregrad,
+        uni,
         vargrad,
     )
     from gradattr.attribution.passes import attribute
     from gradattr.attribution.requests import MethodRequest, method_request
     from gradattr.attribution.result import Attribution, concatenate
     from gradattr.attribution.tuned import tune
+    from gradattr.attribution.unlearning import Unlearned
 
 _HOMES = {
     "baselines": (
@@ -67,12 +69,14 @@ _HOMES = {
         "smoothgrad",
         "smoothgrad_x_input",
         "squaregrad",
+        "uni",
         "vargrad",
     ),
     "passes": ("attribute",),
     "requests": ("MethodRequest", "method_request"),
     "result": ("Attribution", "concatenate"),
     "tuned": ("tune",),
+    "unlearning": ("Unlearned",),
 }
 #: Not among them: ``catalogue.catalogue``, whose name is its module's.
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -95,6 +99,7 @@ __all__ = [
     "PlainEvaluator",
     "Sample",
     "Uniform",
+    "Unlearned",
     "attribute",
     "concatenate",
     "expected_gradients",
@@ -111,6 +116,7 @@ __all__ = [
     "smoothgrad_x_input",
     "squaregrad",
     "tune",
+    "uni",
     "vargrad",
 ]
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from torch import Tensor
 from gradattr.attribution.noise import choices, standard_normal, standard_uniform
 
 Channels = tuple[float, ...]
+
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class Sample:
         return self.pool[torch.tensor(places, device=self.pool.device)].to(x)
 
 
-def as_baseline(value: Baseline | Tensor | float) -> Baseline:
+def as_baseline(value: B | Tensor | float) -> B | Constant | Sample:
     """A baseline as it is, a number as ``Constant``, a tensor (p, ...) as ``Sample`` of it."""
     if isinstance(value, Tensor):
         return Sample(value)

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gradattr.attribution.baselines import Baseline, Normalization, Sample
+from gradattr.attribution.baselines import Normalization, Sample
 from gradattr.attribution.evaluator import Evaluator
 from gradattr.attribution.target import Objective
+from gradattr.attribution.unlearning import Start, Unlearned
 
 
 class Origin(NamedTuple):
@@ -27,7 +28,7 @@ class Origin(NamedTuple):
 class Shared:
     """What is the same for every sample of a call, and outlives a block."""
 
-    origins: dict[Baseline, Origin] = field(default_factory=dict)
+    origins: dict[Start, Origin] = field(default_factory=dict)
     """Of baselines that are the same for all; n = 1."""
     pools: dict[Sample, Tensor] = field(default_factory=dict)
     """Logits (p, classes) of pools."""
@@ -45,18 +46,33 @@ class Block:
     normalization: Normalization
     batch_size: int
     shared: Shared
-    _origins: dict[Baseline, Origin] = field(default_factory=dict)
+    logits: Tensor | None = None
+    """(n, classes) at the samples, where they are known already."""
+    _origins: dict[Start, Origin] = field(default_factory=dict)
+    _unlearned: dict[Unlearned, Tensor] = field(default_factory=dict)
 
     @cached_property
     def h(self) -> Tensor:
         """Stem outputs of the samples, (n, h)."""
         return self.evaluator.stem(self.x)
 
-    def draw(self, baseline: Baseline, copy: int) -> Tensor:
+    @cached_property
+    def predicted(self) -> Tensor:
+        """(n,) the predicted classes."""
+        logits = self.logits
+        if logits is None:
+            logits, _ = self.evaluator.logits_and_gradients(self.h, ())
+        return logits.argmax(1)
+
+    def draw(self, baseline: Start, copy: int) -> Tensor:
         """Draw number ``copy`` of x', (n, ...)."""
+        if isinstance(baseline, Unlearned):
+            if baseline not in self._unlearned:
+                self._unlearned[baseline] = baseline.find(self.evaluator, self.x, self.predicted)
+            return self._unlearned[baseline]
         return baseline.draw(self.x, self.seeds, copy, self.normalization)
 
-    def origin(self, baseline: Baseline) -> Origin:
+    def origin(self, baseline: Start) -> Origin:
         """The first draw of ``baseline``, evaluated once however many methods start there."""
         if baseline not in self._origins:
             if isinstance(baseline, Sample):
@@ -65,16 +81,16 @@ class Block:
                 x = self.draw(baseline, 0)
             if baseline.same_for_all:
                 if baseline not in self.shared.origins:
-                    self.shared.origins[baseline] = self._evaluated(x[:1])
+                    self.shared.origins[baseline] = self.evaluated(x[:1])
                 one = self.shared.origins[baseline]
                 origin = Origin(x, one.h.expand_as(self.h), one.logits.expand(len(x), -1))
             else:
-                origin = self._evaluated(x)
+                origin = self.evaluated(x)
             self._origins[baseline] = origin
         return self._origins[baseline]
 
     def mean_score(
-        self, baseline: Baseline, draws: int, index: Tensor, objective: Objective
+        self, baseline: Start, draws: int, index: Tensor, objective: Objective
     ) -> Tensor:
         """(n,) mean of the target scalar over the pool, or over the first ``draws`` draws."""
         if not baseline.varies:
@@ -98,7 +114,8 @@ class Block:
             self.shared.zero = self.evaluator.logits(torch.zeros_like(self.x[:1]))
         return self.shared.zero.expand(len(self.x), -1)
 
-    def _evaluated(self, x: Tensor) -> Origin:
+    def evaluated(self, x: Tensor) -> Origin:
+        """Where the path of these points (n, ...) starts, with a forward pass there."""
         h = self.evaluator.stem(x)
         logits, _ = self.evaluator.logits_and_gradients(h, ())
         return Origin(x, h, logits)

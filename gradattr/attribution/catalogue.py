@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class MethodInfo:
     formula: str
     source: str
     cost: int | str
-    """Forward-and-backward passes per image: a number, or the parameter that says it."""
+    """Forward-and-backward passes per image: a number, or a sum of products of numbers and
+    parameters, such as 'steps + 2'."""
     cost_text: str
     needs: tuple[str, ...]
     completeness: bool
@@ -48,9 +50,16 @@ class MethodInfo:
         if isinstance(self.cost, int):
             return self.cost
         defaults = {parameter.name: parameter.default for parameter in self.parameters}
-        value = (parameters or {}).get(self.cost, defaults[self.cost])
+        given = defaults | dict(parameters or {})
+        return sum(
+            prod(self._factor(word, given) for word in term.split(" * "))
+            for term in self.cost.split(" + ")
+        )
+
+    def _factor(self, word: str, given: Mapping[str, object]) -> int:
+        value = int(word) if word.isdigit() else given[word]
         if not isinstance(value, int):
-            raise ValueError(f"method '{self.name}': {self.cost} is {value!r}, a number expected")
+            raise ValueError(f"method '{self.name}': {word} is {value!r}, a number expected")
         return value
 
 
@@ -173,7 +182,7 @@ _CATALOGUE = (
             Parameter(
                 "rule", "gauss_legendre", "quadrature: also right, left, trapezoid, midpoint"
             ),
-            Parameter("baseline", "black", "also mean, blur, noise, uniform, sample"),
+            Parameter("baseline", "black", "also mean, blur, noise, uniform, sample, uni"),
         ),
     ),
     MethodInfo(
@@ -208,6 +217,30 @@ _CATALOGUE = (
             Parameter("samples", 25, "draws per image"),
             Parameter("stdev", 0.0, "s: noise on the image, units of the model's input"),
             Parameter("baseline", "sample", "what x'_k is drawn from"),
+        ),
+    ),
+    MethodInfo(
+        "uni",
+        "(x − x') ⊙ Σ w_k g(x' + α_k (x − x')), x' near x, where p is as after unlearning x",
+        "Unlearning-based neural interpretations (UNI), Algorithm 1",
+        "steps + iterations + 2",
+        "a gradient in the parameters, an answer of the unlearned model, iterations, steps; and a "
+        "forward pass at the baseline",
+        (_DIFFERENTIABLE, "parameters that it is differentiable in"),
+        True,
+        "gap = Σ map − (f(x) − f(x')), f a probability; the error of the quadrature",
+        (
+            "a model whose loss has no gradient (p = 1 to the last digit): nothing is unlearned, "
+            "x' = x, status 'degenerate'",
+            "target 'logit_*': not the published method",
+        ),
+        (
+            Parameter("steps", 15, "points on the path"),
+            Parameter("rule", "right", "quadrature, as of integrated_gradients"),
+            Parameter("eta", 1.0, "length of the step of ascent on the loss, in parameters"),
+            Parameter("iterations", 10, "steps from x to x'"),
+            Parameter("eps", 0.25, "distance of x' from x, units of the model's input"),
+            Parameter("mu", 0.1, "length of such a step, in gradients"),
         ),
     ),
     MethodInfo(

@@ -40,6 +40,10 @@ class Evaluator(Protocol):
     non-finite example leaves its neighbours alone.
     """
 
+    @property
+    def network(self) -> nn.Module:
+        """The model as it came, in eval mode, with the parameters that it was trained with."""
+
     def logits(self, x: Tensor) -> Tensor:
         """(n, ...) -> (n, classes), without a graph."""
 
@@ -80,6 +84,10 @@ class PlainEvaluator:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model.eval()
+
+    @property
+    def network(self) -> nn.Module:
+        return self.model
 
     def logits(self, x: Tensor) -> Tensor:
         with torch.no_grad():

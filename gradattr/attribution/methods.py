@@ -22,13 +22,14 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from gradattr.attribution.baselines import Baseline, Black, Normalization, as_baseline
+from gradattr.attribution.baselines import Black, Normalization, as_baseline
 from gradattr.attribution.evaluator import Evaluator, PlainEvaluator
 from gradattr.attribution.passes import attribute
 from gradattr.attribution.quadrature import RuleName
 from gradattr.attribution.requests import MethodRequest, method_request
 from gradattr.attribution.result import Attribution
 from gradattr.attribution.target import TargetName
+from gradattr.attribution.unlearning import Start
 from gradattr.seeds import sample_seeds
 
 
@@ -134,7 +135,7 @@ def integrated_gradients(
     *,
     steps: int = 50,
     rule: RuleName = "gauss_legendre",
-    baseline: Baseline | Tensor | float | None = None,
+    baseline: Start | Tensor | float | None = None,
     normalization: Normalization | None = None,
     **common: Unpack[Common],
 ) -> Attribution:
@@ -160,7 +161,7 @@ def expected_gradients(
     x: Tensor,
     target: TargetName = "logit_pred",
     *,
-    baseline: Baseline | Tensor | float,
+    baseline: Start | Tensor | float,
     samples: int = 25,
     normalization: Normalization | None = None,
     **common: Unpack[Common],
@@ -181,7 +182,7 @@ def gradient_shap(
     x: Tensor,
     target: TargetName = "logit_pred",
     *,
-    baseline: Baseline | Tensor | float,
+    baseline: Start | Tensor | float,
     samples: int = 25,
     stdev: float = 0.0,
     normalization: Normalization | None = None,
@@ -200,6 +201,38 @@ def gradient_shap(
         baseline=as_baseline(baseline),
     )
     return _run(model, x, request, normalization, **common)
+
+
+def uni(
+    model: Model,
+    x: Tensor,
+    target: TargetName = "prob_pred",
+    *,
+    steps: int = 15,
+    rule: RuleName = "right",
+    eta: float = 1.0,
+    iterations: int = 10,
+    eps: float = 0.25,
+    mu: float = 0.1,
+    **common: Unpack[Common],
+) -> Attribution:
+    """Integrated gradients of a probability, from the baseline that unlearning finds (UNI).
+
+    x' is the point at distance ``eps`` where ``iterations`` steps towards the answer of a model end
+    that has unlearned x by ``eta``; see ``Unlearned``. ``baseline_confidence`` is what is left of
+    the probability there, ``path_spearman`` whether it only grows from there to x.
+    """
+    request = method_request(
+        "uni",
+        target=target,
+        steps=steps,
+        rule=rule,
+        eta=eta,
+        iterations=iterations,
+        eps=eps,
+        mu=mu,
+    )
+    return _run(model, x, request, **common)
 
 
 def random_attribution(

@@ -9,22 +9,24 @@ sharding and the other methods of the call do not change what is added to what.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gradattr.attribution.baselines import Normalization
 from gradattr.attribution.block import Block, Shared
+from gradattr.attribution.evaluated_steps import OneStep, Scalar, only_step, steps_of
 from gradattr.attribution.evaluator import Choose, Evaluator
 from gradattr.attribution.noise import standard_normal
+from gradattr.attribution.path_facts import PathFacts, log_confidence, path_facts
 from gradattr.attribution.reductions import Reduction
 from gradattr.attribution.requests import MethodRequest, OtherModel, RandomScores, Source
 from gradattr.attribution.result import Attribution, Status, concatenate
 from gradattr.attribution.sampling import AtInput, Pass
-from gradattr.attribution.target import Objective, TargetName, logit, resolve_target
+from gradattr.attribution.target import TargetName, logit, resolve_target
+from gradattr.attribution.unlearning import Unlearned
 
 
 def attribute(
@@ -68,62 +70,21 @@ def attribute(
 
 
 @dataclass(frozen=True)
-class _Scalar:
-    """A target on a block: class (n,), scalar, its value at x (n,) and gradient there (n, h)."""
-
-    index: Tensor
-    objective: Objective
-    score: Tensor
-    grads: Tensor | None
-
-
-@dataclass
-class _MicroBatch:
-    """Gradients (m, h) of one evaluation; pulled back at most once, and only if asked for."""
-
-    evaluator: Evaluator
-    grads: Tensor
-    x_shape: torch.Size
-    displacement: Tensor | None = None
-
-    @cached_property
-    def pulled(self) -> Tensor:
-        return self.evaluator.pullback(self.grads, self.x_shape)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """The rows of a micro-batch that belong to one step."""
-
-    weight: float
-    batch: _MicroBatch
-    rows: slice
-
-    @property
-    def grad_h(self) -> Tensor:
-        return self.batch.grads[self.rows]
-
-    @property
-    def grad_x(self) -> Tensor:
-        return self.batch.pulled[self.rows]
-
-    @property
-    def displacement(self) -> Tensor | None:
-        return None if self.batch.displacement is None else self.batch.displacement[self.rows]
-
-
-@dataclass(frozen=True)
 class _Made:
-    """A map (n, ...) and the score (n,) it is complete against, if any."""
+    """A map (n, ...), the score (n,) it is complete against, and facts of its path, if any."""
 
     maps: Tensor
     baseline_score: Tensor | None = None
+    facts: PathFacts | None = None
+    degenerate: Tensor | None = None
+    """(n,) bool."""
 
 
 def _attribute_block(
     block: Block, requests: Sequence[MethodRequest], labels: Tensor | None
 ) -> list[Attribution]:
     logits, scalars = _at_input(block, requests, labels)
+    block.logits = logits
     groups: dict[tuple[Source, TargetName], list[int]] = {}
     for number, request in enumerate(requests):
         groups.setdefault((request.source, request.target), []).append(number)
@@ -138,7 +99,7 @@ def _attribute_block(
 
 def _at_input(
     block: Block, requests: Sequence[MethodRequest], labels: Tensor | None
-) -> tuple[Tensor, dict[TargetName, _Scalar]]:
+) -> tuple[Tensor, dict[TargetName, Scalar]]:
     """Logits (n, classes), and every target fixed; one forward pass in all."""
 
     def chooser(target: TargetName) -> Choose:
@@ -152,12 +113,12 @@ def _at_input(
     scalars = {}
     for target in dict.fromkeys(r.target for r in requests):
         index, objective = resolve_target(target, _classes(logits), labels)
-        scalars[target] = _Scalar(index, objective, objective(logits, index), grads.get(target))
+        scalars[target] = Scalar(index, objective, objective(logits, index), grads.get(target))
     return logits, scalars
 
 
 def _make(
-    block: Block, source: Source, scalar: _Scalar, reductions: Sequence[Reduction]
+    block: Block, source: Source, scalar: Scalar, reductions: Sequence[Reduction]
 ) -> list[_Made]:
     """The maps of requests that share a source and a target."""
     if isinstance(source, RandomScores):
@@ -165,17 +126,22 @@ def _make(
     if isinstance(source, OtherModel):
         other = source.evaluator
         _, grads, _ = other.gradients(other.stem(block.x), scalar.index, logit)
-        return _reduced(other, block.x, [_only_step(other, grads, block.x)], None, reductions)
+        return _reduced(other, block.x, [only_step(other, grads, block.x)], None, reductions)
     if isinstance(source, AtInput):
-        step = _only_step(block.evaluator, scalar.grads, block.x)
+        step = only_step(block.evaluator, scalar.grads, block.x)
         made = _reduced(block.evaluator, block.x, [step], None, reductions)
         if Reduction.TIMES_INPUT not in reductions:
             return made
         zero_score = scalar.objective(block.zero_logits(), scalar.index)
         return _against(zero_score, Reduction.TIMES_INPUT, made, reductions)
     opened = source.open(block)
-    steps = _steps(opened, block, scalar)
+    along: list[Tensor] = []
+    steps = steps_of(opened, block, scalar, along)
     made = _reduced(block.evaluator, block.x, steps, opened.displacement, reductions)
+    made = [replace(one, facts=_facts(opened, block, scalar, along)) for one in made]
+    if isinstance(getattr(source, "baseline", None), Unlearned) and opened.displacement is not None:
+        nowhere = (opened.displacement == 0).flatten(1).all(1)
+        made = [replace(one, degenerate=nowhere) for one in made]
     if Reduction.TIMES_DIFFERENCE not in reductions:
         return made
     baseline_score = opened.baseline_score(scalar.index, scalar.objective)
@@ -187,40 +153,22 @@ def _against(
 ) -> list[_Made]:
     """Note the score that maps of this kind are complete against."""
     return [
-        _Made(one.maps, score) if reduction is kind else one
+        replace(one, baseline_score=score) if reduction is kind else one
         for one, reduction in zip(made, reductions, strict=True)
     ]
 
 
-def _only_step(evaluator: Evaluator, grads: Tensor | None, x: Tensor) -> _Step:
-    if grads is None:
-        raise ValueError("no gradient was taken at the input for this target")
-    return _Step(1.0, _MicroBatch(evaluator, grads, x.shape), slice(None))
-
-
-def _steps(opened: Pass, block: Block, scalar: _Scalar) -> Iterator[_Step]:
-    """Evaluate a pass, ``batch_size`` points at a time, and hand it out step by step."""
-    n, count = len(block.x), len(opened.weights)
-    at_once = block.batch_size // n
-    for first in range(0, count, at_once):
-        steps = range(first, min(first + at_once, count))
-        batch = _evaluate(opened, steps, block, scalar)
-        for place, step in enumerate(steps):
-            yield _Step(opened.weights[step], batch, slice(place * n, (place + 1) * n))
-
-
-def _evaluate(opened: Pass, steps: range, block: Block, scalar: _Scalar) -> _MicroBatch:
-    points = opened.points(steps)
-    index = scalar.index.repeat(len(steps))
-    _, grads, _ = block.evaluator.gradients(points.h, index, scalar.objective)
-    x_shape = torch.Size((len(index), *block.x.shape[1:]))
-    return _MicroBatch(block.evaluator, grads, x_shape, points.displacement)
+def _facts(opened: Pass, block: Block, scalar: Scalar, along: Sequence[Tensor]) -> PathFacts | None:
+    if opened.alphas is None or opened.start_logits is None or block.logits is None:
+        return None
+    start = log_confidence(opened.start_logits, scalar.index)
+    return path_facts(start, along, log_confidence(block.logits, scalar.index), opened.alphas)
 
 
 def _reduced(
     evaluator: Evaluator,
     x: Tensor,
-    steps: Iterable[_Step],
+    steps: Iterable[OneStep],
     displacement: Tensor | None,
     reductions: Sequence[Reduction],
 ) -> list[_Made]:
@@ -241,7 +189,7 @@ def _reduced(
 
 
 def _attribution(
-    request: MethodRequest, made: _Made, scalar: _Scalar, logits: Tensor
+    request: MethodRequest, made: _Made, scalar: Scalar, logits: Tensor
 ) -> Attribution:
     maps = made.maps.contiguous()
     gap = None
@@ -249,7 +197,11 @@ def _attribution(
         total = maps.flatten(1).sum(1, dtype=torch.float64)
         gap = (total - (scalar.score - made.baseline_score)).to(scalar.score.dtype)
     finite = torch.isfinite(maps.flatten(1)).all(1) & torch.isfinite(scalar.score)
-    status: tuple[Status, ...] = tuple("ok" if ok else "non_finite" for ok in finite.tolist())
+    nowhere = torch.zeros_like(finite) if made.degenerate is None else made.degenerate
+    status: tuple[Status, ...] = tuple(
+        "non_finite" if not ok else "degenerate" if stuck else "ok"
+        for ok, stuck in zip(finite.tolist(), nowhere.tolist(), strict=True)
+    )
     return Attribution(
         method=request.id,
         target=request.target,
@@ -259,6 +211,8 @@ def _attribution(
         logits=logits,
         baseline_score=made.baseline_score,
         completeness_gap=gap,
+        baseline_confidence=None if made.facts is None else made.facts.baseline_confidence,
+        path_spearman=None if made.facts is None else made.facts.spearman,
         evaluations=request.source.evaluations,
         status=status,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-from gradattr.attribution.baselines import Baseline, Black
+from gradattr.attribution.baselines import Black
 from gradattr.attribution.evaluator import Evaluator
 from gradattr.attribution.quadrature import RuleName
 from gradattr.attribution.reductions import Reduction
@@ -19,6 +19,7 @@ from gradattr.attribution.sampling import (
     StraightPath,
 )
 from gradattr.attribution.target import TargetName
+from gradattr.attribution.unlearning import Start, Unlearned
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,29 @@ def _vargrad(samples: int = 50, sigma: float = 0.1) -> _Recipe:
 
 
 def _integrated_gradients(
-    steps: int = 50, rule: RuleName = "gauss_legendre", baseline: Baseline | None = None
+    steps: int = 50, rule: RuleName = "gauss_legendre", baseline: Start | None = None
 ) -> _Recipe:
     return StraightPath(baseline or Black(), steps, rule), Reduction.TIMES_DIFFERENCE
 
 
-def _expected_gradients(baseline: Baseline, samples: int = 25) -> _Recipe:
+def _expected_gradients(baseline: Start, samples: int = 25) -> _Recipe:
     return RandomPaths(baseline, samples), Reduction.TIMES_DIFFERENCE
 
 
-def _gradient_shap(baseline: Baseline, samples: int = 25, stdev: float = 0.0) -> _Recipe:
+def _gradient_shap(baseline: Start, samples: int = 25, stdev: float = 0.0) -> _Recipe:
     return RandomPaths(baseline, samples, stdev), Reduction.TIMES_DIFFERENCE
+
+
+def _uni(
+    steps: int = 15,
+    rule: RuleName = "right",
+    eta: float = 1.0,
+    iterations: int = 10,
+    eps: float = 0.25,
+    mu: float = 0.1,
+) -> _Recipe:
+    start = Unlearned(eta=eta, iterations=iterations, eps=eps, mu=mu)
+    return StraightPath(start, steps, rule), Reduction.TIMES_DIFFERENCE
 
 
 def _random() -> _Recipe:
@@ -120,17 +133,22 @@ _RECIPES: dict[str, Callable[..., _Recipe]] = {
     "integrated_gradients": _integrated_gradients,
     "expected_gradients": _expected_gradients,
     "gradient_shap": _gradient_shap,
+    "uni": _uni,
     "random": _random,
     "linear": _linear,
 }
 
+#: Where it is not 'logit_pred'.
+_TARGETS: dict[str, TargetName] = {"uni": "prob_pred"}
+
 
 def method_request(
-    name: str, *, id: str | None = None, target: TargetName = "logit_pred", **parameters: Any
+    name: str, *, id: str | None = None, target: TargetName | None = None, **parameters: Any
 ) -> MethodRequest:
     """The request for a method of the catalogue, by name and parameters.
 
-    ``id`` names the result, by default ``name``. Parameters and their defaults:
+    ``id`` names the result, by default ``name``. ``target`` is by default what the method's authors
+    differentiate: 'prob_pred' of uni, else 'logit_pred'. Parameters and their defaults:
 
     - gradient, saliency, input_x_gradient, random: none
     - smoothgrad, smoothgrad_x_input, squaregrad, vargrad: samples=50, sigma=0.1 (share of the
@@ -138,6 +156,7 @@ def method_request(
     - integrated_gradients: steps=50, rule='gauss_legendre', baseline=Black()
     - expected_gradients: baseline, samples=25
     - gradient_shap: baseline, samples=25, stdev=0.0 (units of the model's input)
+    - uni: steps=15, rule='right', eta=1.0, iterations=10, eps=0.25, mu=0.1
     - linear: linear_model (an Evaluator)
 
     Raises ValueError for an unknown name, a parameter that the method does not have or that is
@@ -152,4 +171,6 @@ def method_request(
         expected = ", ".join(signature(recipe).parameters) or "none"
         raise ValueError(f"method '{name}': {error} (parameters: {expected})") from None
     source, reduction = recipe(**parameters)
+    if target is None:
+        target = _TARGETS.get(name, "logit_pred")
     return MethodRequest(id or name, source, reduction, target)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradattr.attribution.target import TargetName
 
-Status = Literal["ok", "non_finite"]
+Status = Literal["ok", "non_finite", "degenerate"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,14 @@ class Attribution:
     """Forward-and-backward passes per sample that the method needs when it runs alone. Forward
     passes that fix the class or score a baseline are not counted."""
     status: tuple[Status, ...]
-    """'non_finite' where the map or the score has a NaN or an infinity."""
+    """'non_finite' where the map or the score has a NaN or an infinity; 'degenerate' where the
+    method has nothing to go by: unlearning moves nothing, so that the baseline is the sample."""
+    baseline_confidence: Tensor | None = None
+    """(n,) float64: softmax probability of the explained class at the baseline, of methods that
+    walk one path from there to x."""
+    path_spearman: Tensor | None = None
+    """(n,) float64: Spearman's correlation of the place on that path with the probability there, 1
+    where it only grows; NaN where it never changes."""
 
 
 def concatenate(parts: Sequence[Attribution]) -> Attribution:
@@ -58,6 +65,8 @@ def concatenate(parts: Sequence[Attribution]) -> Attribution:
         logits=torch.cat([part.logits for part in parts]),
         baseline_score=_joined([part.baseline_score for part in parts]),
         completeness_gap=_joined([part.completeness_gap for part in parts]),
+        baseline_confidence=_joined([part.baseline_confidence for part in parts]),
+        path_spearman=_joined([part.path_spearman for part in parts]),
         status=tuple(status for part in parts for status in part.status),
     )
 

@@ -14,11 +14,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from gradattr.attribution.baselines import Baseline, value_range
+from gradattr.attribution.baselines import value_range
 from gradattr.attribution.block import Block
 from gradattr.attribution.noise import standard_normal, uniform_numbers
 from gradattr.attribution.quadrature import RuleName, quadrature
 from gradattr.attribution.target import Objective
+from gradattr.attribution.unlearning import Start, Unlearned
 
 
 class Points(NamedTuple):
@@ -39,6 +40,15 @@ class Pass(Protocol):
     @property
     def displacement(self) -> Tensor | None:
         """x - x' (n, ...) where it is the same at every step."""
+
+    @property
+    def alphas(self) -> Sequence[float] | None:
+        """Where on one path from x' (0) to x (1) the steps lie, in ascending order; None if there
+        is no such path, or its steps are not in order."""
+
+    @property
+    def start_logits(self) -> Tensor | None:
+        """(n, classes) at x', where there is a path."""
 
     def points(self, steps: range) -> Points:
         """The points of these steps, for all samples of the block."""
@@ -87,7 +97,7 @@ class NoisyCopies:
 class StraightPath:
     """x' + alpha_k (x - x') with the nodes alpha_k of a quadrature rule on [0, 1]."""
 
-    baseline: Baseline
+    baseline: Start
     steps: int
     rule: RuleName
 
@@ -96,7 +106,7 @@ class StraightPath:
 
     @property
     def evaluations(self) -> int:
-        return self.steps
+        return self.steps + start_evaluations(self.baseline)
 
     def open(self, block: Block) -> Pass:
         return _StraightPass(self, block)
@@ -106,7 +116,7 @@ class StraightPath:
 class RandomPaths:
     """x'_k + a_k (x + stdev n_k - x'_k), a_k ~ U[0, 1), n_k ~ N(0, 1), k = 1..samples."""
 
-    baseline: Baseline
+    baseline: Start
     samples: int
     stdev: float = 0.0
 
@@ -116,7 +126,7 @@ class RandomPaths:
 
     @property
     def evaluations(self) -> int:
-        return self.samples
+        return self.samples + start_evaluations(self.baseline)
 
     def open(self, block: Block) -> Pass:
         if self.baseline.varies or self.stdev > 0:
@@ -126,6 +136,8 @@ class RandomPaths:
 
 class _NoisyPass:
     displacement = None
+    alphas = None
+    start_logits = None
 
     def __init__(self, sampling: NoisyCopies, block: Block) -> None:
         self.block = block
@@ -147,10 +159,14 @@ class _NoisyPass:
 class _FixedEndsPass:
     """Both ends are the same at every step, so the path is straight in stem outputs too."""
 
-    def __init__(self, baseline: Baseline, block: Block) -> None:
+    def __init__(self, baseline: Start, block: Block) -> None:
         self.block = block
         self.start = block.origin(baseline)
         self.displacement = block.x - self.start.x
+
+    @property
+    def start_logits(self) -> Tensor | None:
+        return self.start.logits
 
     def between(self, alphas: Sequence[Tensor | float]) -> Points:
         """h' + alpha (h - h') for each alpha: a number, or one per sample (n,)."""
@@ -173,6 +189,8 @@ class _StraightPass(_FixedEndsPass):
 class _OnePathPass(_FixedEndsPass):
     """Random points of one path per sample."""
 
+    alphas = None
+
     def __init__(self, sampling: RandomPaths, block: Block) -> None:
         super().__init__(sampling.baseline, block)
         self.weights = [1 / sampling.samples] * sampling.samples
@@ -185,6 +203,8 @@ class _WanderingPass:
     """Every step has a baseline, and with ``stdev`` an end, of its own."""
 
     displacement = None
+    alphas = None
+    start_logits = None
 
     def __init__(self, sampling: RandomPaths, block: Block) -> None:
         self.sampling = sampling
@@ -206,6 +226,11 @@ class _WanderingPass:
     def baseline_score(self, index: Tensor, objective: Objective) -> Tensor | None:
         sampling = self.sampling
         return self.block.mean_score(sampling.baseline, sampling.samples, index, objective)
+
+
+def start_evaluations(baseline: Start) -> int:
+    """Model evaluations per sample that finding a baseline takes, once for all methods."""
+    return baseline.evaluations if isinstance(baseline, Unlearned) else 0
 
 
 def _alphas(block: Block, like: Tensor, step: int) -> Tensor:

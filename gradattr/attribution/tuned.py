@@ -43,18 +43,20 @@ class TunedEvaluator:
     ``report`` is plain data for the run record: the ``steps`` applied, in order; ``dropped``, step
     -> reason; ``layers``, step -> how many; the ``precision`` asked for and ``precision_used``;
     ``independent_rows``: false if the model mixes the examples of a batch (results then depend on
-    the batch, tuned or not).
+    the batch, tuned or not). ``network`` is a frozen copy of the model as it came.
     """
 
     def __init__(
         self,
         rest: nn.Module,
         *,
+        network: nn.Module,
         stem: Stem | None = None,
         channels_last: bool = False,
         report: dict[str, Any] | None = None,
     ) -> None:
         self.rest = rest
+        self.network = network
         self.front = stem
         self.channels_last = channels_last
         self.report = report or {}
@@ -127,9 +129,13 @@ class _Candidate:
     def parts(self) -> list[nn.Module]:
         return [self.rest] if self.stem is None else [self.stem, self.rest]
 
-    def evaluator(self, report: dict[str, Any] | None = None) -> TunedEvaluator:
+    def evaluator(self, network: nn.Module, report: dict[str, Any] | None = None) -> TunedEvaluator:
         return TunedEvaluator(
-            self.rest, stem=self.stem, channels_last=self.channels_last, report=report
+            self.rest,
+            network=network,
+            stem=self.stem,
+            channels_last=self.channels_last,
+            report=report,
         )
 
 
@@ -172,7 +178,7 @@ def tune(
         "dropped": {step: why for step, why in dropped.items() if step not in result.layers},
         "independent_rows": rows_are_independent(question),
     }
-    return result.evaluator(report)
+    return result.evaluator(plain, report)
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:
@@ -199,7 +205,7 @@ def _rearrange(question: Question, wanted: Sequence[str], dropped: dict[str, str
     exact = in_float64(question)
     for steps in _attempts(wanted):
         candidate = _apply(copy.deepcopy(exact.model), steps, dropped)
-        problem = difference(exact, candidate.evaluator(), exact.limits)
+        problem = difference(exact, candidate.evaluator(exact.model), exact.limits)
         if problem is None:
             for part in candidate.parts():
                 part.to(question.x.dtype)
@@ -244,7 +250,7 @@ def _lay_out(
         candidate = copy.deepcopy(start)
         _install(candidate, steps, question.x, dropped)
         limits = MIXED if "mixed" in candidate.layers else CLOSE
-        problem = difference(question, candidate.evaluator(), limits)
+        problem = difference(question, candidate.evaluator(question.model), limits)
         if problem is None:
             _forget_layouts(candidate)
             return candidate

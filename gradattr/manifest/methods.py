@@ -15,6 +15,8 @@ Positive = Annotated[int, Field(gt=0)]
 
 TargetKind = Literal["logit_pred", "logit_true", "loss_true", "loss_pred", "prob_pred"]
 
+Rule = Literal["gauss_legendre", "right", "left", "trapezoid", "midpoint"]
+
 Target = TargetKind | Annotated[int, Field(ge=0)]
 """The scalar that is differentiated. 'logit_pred': logit of the class predicted at x (default);
 'logit_true': of the label; 'prob_pred': its softmax probability; 'loss_true', 'loss_pred':
@@ -67,8 +69,33 @@ class SampleBaseline(Spec):
     """Images in the pool, drawn once by the manifest's seed."""
 
 
+class Unlearning(Spec):
+    """How UNI finds its baseline."""
+
+    eta: Annotated[float, Field(gt=0)] = 1.0
+    """Length of the step of gradient ascent that unlearns the image, over all parameters."""
+    iterations: Positive = 10
+    """Steps from the image to the baseline (model evaluations per image, plus 2)."""
+    eps: Annotated[float, Field(gt=0)] = 0.25
+    """Distance of the baseline from the image: Euclidean, in units of the model's input."""
+    mu: Annotated[float, Field(gt=0)] = 0.1
+    """Length of a step, in gradients."""
+
+
+class UniBaseline(Unlearning):
+    """The point near the image where the model answers as if it had unlearned it (UNI)."""
+
+    kind: Literal["uni"]
+
+
 AnyBaseline = Annotated[
-    BlackBaseline | MeanBaseline | BlurBaseline | NoiseBaseline | UniformBaseline | SampleBaseline,
+    BlackBaseline
+    | MeanBaseline
+    | BlurBaseline
+    | NoiseBaseline
+    | UniformBaseline
+    | SampleBaseline
+    | UniBaseline,
     Field(discriminator="kind"),
 ]
 
@@ -112,7 +139,7 @@ class IntegratedGradientsMethod(MethodBase):
     name: Literal["integrated_gradients"]
     steps: Positive = 50
     """Points on the line (model evaluations per image)."""
-    rule: Literal["gauss_legendre", "right", "left", "trapezoid", "midpoint"] = "gauss_legendre"
+    rule: Rule = "gauss_legendre"
     """Quadrature."""
     baseline: Baseline = Field(default_factory=lambda: BlackBaseline(kind="black"))
 
@@ -127,6 +154,19 @@ class ExpectedGradientsMethod(MethodBase):
     """Gradient SHAP only: standard deviation of Gaussian noise added to the image first,
     in units of the model's input."""
     baseline: Baseline = Field(default_factory=lambda: SampleBaseline(kind="sample"))
+
+
+class UniMethod(MethodBase, Unlearning):
+    """UNI: a probability's gradients integrated from the point nearby where the model answers as
+    if it had unlearned the image."""
+
+    name: Literal["uni"]
+    target: Target | None = "prob_pred"
+    """Default: as published, whatever the manifest's target; null: the manifest's."""
+    steps: Positive = 15
+    """Points on the line from there to the image."""
+    rule: Rule = "right"
+    """Quadrature."""
 
 
 class RandomMethod(MethodBase):
@@ -148,6 +188,7 @@ AnyMethod = Annotated[
     | SmoothMethod
     | IntegratedGradientsMethod
     | ExpectedGradientsMethod
+    | UniMethod
     | RandomMethod
     | LinearMethod,
     Field(discriminator="name"),

@@ -77,6 +77,20 @@ ATTRIBUTIONS = TableSpec(
         ("abs_total", pa.float32(), True, "sum of the map's absolute values"),
         ("minimum", pa.float32(), True, "smallest value of the map"),
         ("maximum", pa.float32(), True, "largest value of the map"),
+        (
+            "baseline_confidence",
+            pa.float32(),
+            True,
+            "softmax probability of the explained class at the baseline; null where the method "
+            "walks no path from one baseline",
+        ),
+        (
+            "path_spearman",
+            pa.float32(),
+            True,
+            "Spearman's correlation of the place on that path with that probability, from the "
+            "baseline to the input; null where it never changes",
+        ),
         ("evaluations", pa.int32(), False, "model evaluations (forward, or forward and backward)"),
         STATUS,
         ERROR,

@@ -19,6 +19,7 @@ from gradattr.attribution.baselines import (
 )
 from gradattr.attribution.evaluator import Evaluator, PlainEvaluator
 from gradattr.attribution.requests import MethodRequest, method_request
+from gradattr.attribution.unlearning import Start, Unlearned
 from gradattr.errors import MethodError
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.data import Preprocess
@@ -34,6 +35,8 @@ from gradattr.manifest.methods import (
     SampleBaseline,
     SmoothMethod,
     Target,
+    UniBaseline,
+    UniMethod,
 )
 from gradattr.work.context import method_id
 
@@ -111,6 +114,9 @@ def request_of(
             }
             if method.name == "gradient_shap":
                 parameters["stdev"] = method.stdev
+        elif isinstance(method, UniMethod):
+            names = ("steps", "rule", "eta", "iterations", "eps", "mu")
+            parameters = {name: getattr(method, name) for name in names}
         elif isinstance(method, LinearMethod):
             parameters = {"linear_model": linear_models(label)}
         target = default_target if method.target is None else method.target
@@ -119,12 +125,14 @@ def request_of(
         raise MethodError(f"method '{label}': {error}") from None
 
 
-def _baseline(spec: AnyBaseline, label: str, pools: Pools) -> Baseline:
+def _baseline(spec: AnyBaseline, label: str, pools: Pools) -> Start:
     if isinstance(spec, BlurBaseline):
         return Blur(spec.kernel, spec.sigma)
     if isinstance(spec, NoiseBaseline):
         return Noise(spec.sigma)
     if isinstance(spec, SampleBaseline):
         return Sample(pools(label))
+    if isinstance(spec, UniBaseline):
+        return Unlearned(spec.eta, spec.iterations, spec.eps, spec.mu)
     flat: dict[str, Baseline] = {"black": Black(), "mean": Mean(), "uniform": Uniform()}
     return flat[spec.kind]

@@ -124,6 +124,7 @@ class Stemmed:
     """A convolutional stem in front of a plain rest, as fast evaluators have it."""
 
     def __init__(self, model: nn.Sequential) -> None:
+        self.network = model
         self.first = model[0]
         self.rest = Watching(model[1:])
         self.pulled_back = 0

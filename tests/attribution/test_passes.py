@@ -17,6 +17,7 @@ from gradattr.attribution import (
     PlainEvaluator,
     Sample,
     Uniform,
+    Unlearned,
     attribute,
     concatenate,
     integrated_gradients,
@@ -68,6 +69,8 @@ REQUESTS = (
     method_request("expected_gradients", samples=6, baseline=POOL),
     method_request("expected_gradients", id="blurred", samples=6, baseline=Blur(3, 1.0)),
     method_request("gradient_shap", samples=6, stdev=0.1, baseline=Uniform()),
+    method_request("uni", steps=4, iterations=3),
+    method_request("expected_gradients", id="unlearned", samples=3, baseline=Unlearned(mu=1.0)),
     method_request("random"),
     method_request("linear", linear_model=CONTROL),
 )
@@ -303,6 +306,8 @@ def test_results_carry_logits_index_score_and_cost():
         "expected_gradients",
         "blurred",
         "gradient_shap",
+        "uni",
+        "unlearned",
     }
 
 

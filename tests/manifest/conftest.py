@@ -172,9 +172,10 @@ def _models(trained: bool, own_data: bool = True) -> st.SearchStrategy[Any]:
 
 def _methods(baselines: bool = True) -> st.SearchStrategy[Any]:
     baseline = st.one_of(
-        st.sampled_from(["black", "mean", "blur", "noise", "uniform", "sample"]),
+        st.sampled_from(["black", "mean", "blur", "noise", "uniform", "sample", "uni"]),
         _part({"kind": "blur"}, {"kernel": (3, 11), "sigma": (1, 2.5)}),
         _part({"kind": "noise"}, {"sigma": 0.5}),
+        _part({"kind": "uni"}, {"eta": 2, "iterations": 3, "eps": 0.5, "mu": 1}),
         _part({"kind": "sample"}, {"count": (1, 64), "data": st.one_of(st.none(), _data())}),
     )
     shared = {"target": (None, "logit_true", 3)}
@@ -183,6 +184,7 @@ def _methods(baselines: bool = True) -> st.SearchStrategy[Any]:
         _part({"name": ("gradient", "input_x_gradient")}, shared),
         _part({"name": "smoothgrad"}, {**shared, "samples": 5, "sigma": (0, 0.2)}),
         _part({"name": "integrated_gradients"}, {"steps": 9, "rule": "left", "baseline": baseline}),
+        _part({"name": "uni"}, {"steps": 1, "rule": "midpoint", "eps": 2, **shared}),
         _part({"name": "gradient_shap"}, {"samples": 4, "stdev": 0.1, "baseline": baseline}),
         _part({"name": "linear", "train": _train()}, shared) if baselines else st.nothing(),
     )

@@ -20,7 +20,12 @@ from gradattr.work.context import method_id
 #: Examples of bad rows that are kept for the driver's message.
 MAX_EXAMPLES = 3
 
-_NOT_FINITE = "the map or the score has a NaN or an infinity"
+_PROBLEMS = {
+    "ok": None,
+    "non_finite": "the map or the score has a NaN or an infinity",
+    "degenerate": "the method has nothing to go by here: the loss has no gradient, so there is "
+    "nothing to unlearn, and the baseline is the image itself",
+}
 
 
 class Group(NamedTuple):
@@ -112,7 +117,7 @@ class ShardRows:
             [batch.rows[i] for i in positions],
             [batch.sample_ids[i] for i in positions],
             list(attribution.status),
-            [None if ok else _NOT_FINITE for ok in good],
+            [_PROBLEMS[status] for status in attribution.status],
         )
         columns = _scalars(attribution, maps)
         columns["evaluations"] = [attribution.evaluations] * len(positions)
@@ -183,7 +188,9 @@ class ShardRows:
         self._writer.append("leakage", make_table("leakage", columns))
 
     def _failures(self, stage: str, method: str | None, keys: _Keys) -> None:
-        self.bad_rows.update(keys.rows)
+        # A method without an answer is no fault of the row.
+        faulty = [status != "degenerate" for status in keys.statuses]
+        self.bad_rows.update(row for row, bad in zip(keys.rows, faulty, strict=True) if bad)
         for row, sample_id, status, text in zip(*keys, strict=True):
             self.statuses[status] = self.statuses.get(status, 0) + 1
             if len(self.examples) < MAX_EXAMPLES:
@@ -246,6 +253,15 @@ def _scalars(attribution: Attribution, maps: np.ndarray) -> dict[str, Any]:
             "completeness_gap": gap,
             "completeness_gap_relative": relative,
         }
+    facts = {
+        "baseline_confidence": attribution.baseline_confidence,
+        "path_spearman": attribution.path_spearman,
+    }
+    columns |= {
+        name: value.detach().double().cpu().numpy()
+        for name, value in facts.items()
+        if value is not None
+    }
     return {
         "target_index": attribution.index.cpu().tolist(),
         **{name: _null_unless_finite(column) for name, column in columns.items()},

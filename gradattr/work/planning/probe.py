@@ -14,6 +14,7 @@ from torch import nn
 
 from gradattr.attribution.passes import attribute
 from gradattr.attribution.requests import MethodRequest, OtherModel
+from gradattr.attribution.unlearning import Unlearned
 from gradattr.manifest.model import AnyModel
 from gradattr.models import build_model
 from gradattr.retraining import train_classifier
@@ -62,7 +63,12 @@ def groups(requests: Sequence[MethodRequest]) -> list[list[MethodRequest]]:
 
 def evaluations_per_row(requests: Sequence[MethodRequest]) -> int:
     """Forward-and-backward passes per image, shared ones counted once."""
-    return sum(group[0].source.evaluations for group in groups(requests))
+    sources = [group[0].source for group in groups(requests)]
+    total = sum(source.evaluations for source in sources)
+    # A baseline is found once for all methods that start there.
+    starts = [getattr(source, "baseline", None) for source in sources]
+    again = {start: starts.count(start) - 1 for start in starts if isinstance(start, Unlearned)}
+    return total - sum(start.evaluations * count for start, count in again.items())
 
 
 def attribution_seconds(
