@@ -56,7 +56,10 @@ class Conv2dLayer(FactoredLayer):
         return self.to_matrix(torch.stack(rows))
 
     def prefers_factors(self, calls: Sequence[Call]) -> bool:
-        return self.size(calls).few_positions
+        """Whether slopes of products come cheaper by way of factors: they have three matrix
+        products of positions by positions, and patches to be put together again."""
+        one = self.size(calls)
+        return 2 * one.positions * (one.inputs + one.outputs) < one.inputs * one.outputs
 
     def raw_gradient(self, calls: Sequence[Call]) -> tuple[Tensor | None, Tensor | None]:
         """Gradients by the convolution's own weight (n, *its shape) and bias (n, o), where they are
