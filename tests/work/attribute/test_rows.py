@@ -111,3 +111,25 @@ def test_no_maps_are_written_where_none_are_wanted(
     rows.add_batch(batch([0]), [Group([0], [attribution(torch.ones(1, 1, 2, 2), torch.eye(1, 2))])])
     assert "maps" not in collector.parts
     assert len(collector.rows("attributions")) == 1
+
+
+def test_a_method_without_an_answer_is_no_fault_of_the_row(
+    collector: Any, manifest: Any, batch: Any, attribution: Any
+) -> None:
+    rows = ShardRows(collector, manifest(), (1, 2, 2))
+    found = attribution(
+        torch.zeros(2, 1, 2, 2),
+        torch.eye(2),
+        status=("ok", "degenerate"),
+        baseline_confidence=torch.tensor([0.25, 1.0], dtype=torch.float64),
+        path_spearman=torch.tensor([0.5, math.nan], dtype=torch.float64),
+    )
+    rows.add_batch(batch([0, 1]), [Group([0, 1], [found])])
+    good, stuck = collector.rows("attributions")
+    assert (good["baseline_confidence"], good["path_spearman"]) == (0.25, 0.5)
+    assert (stuck["baseline_confidence"], stuck["path_spearman"]) == (1.0, None)
+    assert stuck["status"] == "degenerate"
+    assert "nothing to unlearn" in stuck["error"]
+    assert collector.rows("maps")[1]["map"] is None
+    assert [row["status"] for row in collector.rows("errors")] == ["degenerate"]
+    assert (rows.bad_rows, rows.statuses) == (set(), {"degenerate": 1})

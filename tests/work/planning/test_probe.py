@@ -1,0 +1,27 @@
+"""What a plan counts of methods that share something."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradattr.work.methods import stand_in_requests
+from gradattr.work.planning.probe import evaluations_per_row
+
+
+def _count(manifest: Any, *methods: Any) -> int:
+    return evaluations_per_row(stand_in_requests(manifest(methods=list(methods)), (1, 8, 8), 10))
+
+
+def test_passes_are_counted_once(manifest: Any) -> None:
+    assert _count(manifest, "gradient", "saliency", {"name": "smoothgrad", "samples": 7}) == 1 + 7
+
+
+def test_a_baseline_is_found_once_for_all_that_start_there(manifest: Any) -> None:
+    unlearned = {"name": "integrated_gradients", "steps": 20, "baseline": "uni"}
+    assert _count(manifest, "uni") == 15 + 12
+    assert _count(manifest, "uni", unlearned) == 15 + 12 + 20
+    other = {"name": "uni", "id": "other", "eps": 1.0, "iterations": 3, "steps": 2}
+    assert _count(manifest, "uni", unlearned, other) == 15 + 12 + 20 + 2 + 5
+    # The same pass altogether: its target is the published one, whatever the manifest's.
+    same = {**unlearned, "steps": 15, "rule": "right", "target": "prob_pred"}
+    assert _count(manifest, "uni", same) == 27
