@@ -42,10 +42,11 @@ class Covector:
 
 
 class ConvSlopes:
-    """One convolution and its calls on a batch of n examples."""
+    """One convolution and its calls on a batch of n examples. ``mixed``: slopes are convolved in
+    bfloat16; the products themselves are not."""
 
-    def __init__(self, layer: Conv2dLayer, calls: Sequence[Call]) -> None:
-        self.layer, self.calls = layer, list(calls)
+    def __init__(self, layer: Conv2dLayer, calls: Sequence[Call], mixed: bool = False) -> None:
+        self.layer, self.calls, self.mixed = layer, list(calls), mixed
         #: Without a graph, and in the layout in which images become groups of channels.
         self.fixed = [
             Call(call.inputs.detach().contiguous(), call.grads.detach().contiguous())
@@ -96,13 +97,15 @@ class ConvSlopes:
     def _slope(self, call: Call, covector: Covector) -> tuple[Tensor | None, Tensor | None]:
         by_input = by_grads = None
         if covector.weight is not None:
-            inputs = call.inputs.detach().requires_grad_()
+            kind = call.grads.dtype
+            lower = torch.bfloat16 if self.mixed else kind
+            inputs = call.inputs.detach().to(lower).requires_grad_()
             with torch.enable_grad():
-                moved = self._moved(inputs, covector.weight)
+                moved = self._moved(inputs, covector.weight.to(lower))
             # Example by example, although all are groups of one convolution.
-            grads = call.grads.detach().reshape(moved.shape)
-            (by_input,) = torch.autograd.grad(moved, inputs, grads)
-            by_grads = moved.detach().view(call.grads.shape)
+            grads = call.grads.detach().to(lower).reshape(moved.shape)
+            by_input = torch.autograd.grad(moved, inputs, grads)[0].to(kind)
+            by_grads = moved.detach().view(call.grads.shape).to(kind)
         if covector.bias is not None:
             bias = covector.bias[:, :, None, None]
             by_grads = bias.expand_as(call.grads) if by_grads is None else by_grads + bias

@@ -78,15 +78,23 @@ class Tape:
 
     @classmethod
     def record(
-        cls, wiring: Wiring, x: Tensor, y: Tensor, loss: Loss, middle: nn.Module | None = None
+        cls,
+        wiring: Wiring,
+        x: Tensor,
+        y: Tensor,
+        loss: Loss,
+        middle: nn.Module | None = None,
+        *,
+        mixed: bool = False,
     ) -> Tape:
-        """Run x (n, ...) forward and backward. The leaf is x, or the output of ``middle``."""
+        """Run x (n, ...) forward and backward. The leaf is x, or the output of ``middle``.
+        ``mixed``: derivatives of convolutions in bfloat16."""
         tape = cls(x)
         found: list[Tensor] = []
 
         def keep(layer: Layer, calls: list[Call]) -> None:
             if isinstance(layer, Conv2dLayer) and not layer.prefers_factors(calls):
-                tape.convolutions.append(ConvSlopes(layer, calls))
+                tape.convolutions.append(ConvSlopes(layer, calls, mixed))
             else:
                 tape.layers.append((layer, calls))
 
@@ -103,7 +111,7 @@ class Tape:
                 if wiring.layers or wiring.spread:
                     # A model may overwrite its input, which a leaf forbids.
                     points = laid_out(wiring.model, x)
-                    with constant_weights(wiring.model, points):
+                    with constant_weights(wiring.model, points, mixed=mixed):
                         watch.backward(points, y, loss, keep, leaf=x)
             finally:
                 if handle is not None:

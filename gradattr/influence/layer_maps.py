@@ -40,6 +40,7 @@ def layer_maps(
     sigma: float | Tensor = 0.0,
     seeds: Sequence[int] | None = None,
     batch_size: int | None = None,
+    mixed: bool = False,
 ) -> Maps:
     """d S / d A_l for the module named ``layer``: maps (p, 1, H, W) of the size of the images.
 
@@ -59,7 +60,7 @@ def layer_maps(
         for rows in block.batches(copies, size):
             images = NoisyCopies(copies, sigma).of(x, rows)
             labels = y[[row.image for row in rows]]
-            tape = Tape.record(wiring, images, labels, products.loss, middle)
+            tape = Tape.record(wiring, images, labels, products.loss, middle, mixed=mixed)
             for query, found in zip(block.queries, slopes(tape, prepared, score), strict=True):
                 grids = upsampled(located(found.slopes).mean(1, keepdim=True), x.shape[-2:])
                 for number, row in enumerate(rows):

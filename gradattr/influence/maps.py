@@ -53,6 +53,7 @@ def tfa_maps(
     seeds: Sequence[int] | None = None,
     times_input: bool = False,
     batch_size: int | None = None,
+    mixed: bool = False,
 ) -> Maps:
     """Maps (p, ...) of pairs (row of the training images x (n, ...), row of the directions).
 
@@ -60,7 +61,10 @@ def tfa_maps(
     ``sigma`` is in units of the model's input, a number or broadcast over an image (c, 1, 1). The
     gradient of each copy is its own. ``seeds`` has one number per pair; pairs with the same image
     and seed share their copies, and their cost. So seed by training image. ``times_input``: the
-    map times the image. At most ``batch_size`` copies at a time; results do not depend on it.
+    map times the image. ``mixed``: derivatives of convolutions in
+    bfloat16: pixels rank as in float32 (Spearman of magnitudes .9997), a third faster at 224
+    pixels on a CPU that has it. At most ``batch_size`` copies at a time; results do not depend on
+    it.
 
     Directions need not be gradients. Maps of influence are those of the directions
     ``Curvature.solve(...).directions`` or ``Ekfac.solve(...)`` with score 'dot': d/dx of
@@ -82,7 +86,7 @@ def tfa_maps(
         for rows in block.batches(copies, size):
             images = noise.of(x, rows)
             labels = y[[row.image for row in rows]]
-            tape = Tape.record(wiring, images, labels, products.loss)
+            tape = Tape.record(wiring, images, labels, products.loss, mixed=mixed)
             for query, found in zip(block.queries, slopes(tape, prepared, score), strict=True):
                 for number, row in enumerate(rows):
                     for place in block.places[row.image, row.seed, query]:

@@ -56,6 +56,7 @@ def ours(
     directions: Directions,
     pairs: list[tuple[int, int]],
     copies: int,
+    mixed: bool = False,
 ) -> Tensor:
     """(pixels, pairs)."""
     found = tfa_maps(
@@ -67,6 +68,7 @@ def ours(
         copies=copies,
         sigma=SIGMA,
         seeds=[image for image, _ in pairs],
+        mixed=mixed,
     )
     return found.values.flatten(1).T
 
@@ -80,6 +82,7 @@ def measure(name: str, images: int, queries: int, copies: int, rounds: int) -> N
     contenders: dict[str, Work] = {
         "loop, double backward per pair and copy": partial(by_loop, setting, units, pairs, copies),
         "gradattr": partial(ours, setting, products, directions, pairs, copies),
+        "gradattr, mixed": partial(ours, setting, products, directions, pairs, copies, True),
     }
     timings = interleaved(contenders, rounds)
     doubled = replace(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,3 +75,18 @@ def test_maps_of_some_parameters(
         expected = by_definition(model, x[image], y[image], u, products.names, score)
         assert float(expected.abs().max()) > 0
         assert (value - expected).abs().max() <= 1e-9 * expected.abs().max()
+
+
+def test_mixed_precision_keeps_the_ranks(network: Network, examples: Examples) -> None:
+    model = copy.deepcopy(network("resnet18")).float()
+    (x, y), (qx, qy) = examples("resnet18", 2), examples("resnet18", 1, seed=2)
+    products = GradientProducts(model)
+    queries = products.directions(qx.float(), qy)
+    options: dict[str, Any] = {"copies": 4, "sigma": 0.3, "seeds": [1, 2]}
+    pairs = [(0, 0), (1, 0)]
+    whole = tfa_maps(products, x.float(), y, queries, pairs, **options)
+    mixed = tfa_maps(products, x.float(), y, queries, pairs, mixed=True, **options)
+    assert mixed.values.dtype is torch.float32 and not torch.equal(mixed.values, whole.values)
+    torch.testing.assert_close(mixed.scores, whole.scores, rtol=0.02, atol=1e-3)
+    for one, other in zip(whole.values, mixed.values, strict=True):
+        assert spearmanr(one.abs().flatten(), other.abs().flatten()).statistic > 0.999
