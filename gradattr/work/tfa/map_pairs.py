@@ -23,7 +23,7 @@ from gradattr.work.tfa.pairs import PairImages, chosen_pairs, pair_images
 from gradattr.work.tfa.query_directions import direction_groups
 from gradattr.work.tfa.query_set import query_set
 from gradattr.work.tfa.step_tests import step_test_tables
-from gradattr.work.tfa.training_maps import PairMaps, maps_of
+from gradattr.work.tfa.training_maps import PairMaps, maps_of, precision_agreement
 
 _NAMED = ("query", "train_row", "train_id", "method", "side", "rank")
 
@@ -39,6 +39,7 @@ def map_pairs(context: RunContext, task: Task) -> dict[str, Any]:
     rows = chosen_pairs(context, store, task.payload["block"], numbers) if queries else []
     writer = ShardWriter(store, context.run_id, context.fingerprint, task.stage, task.key)
     statuses: dict[str, int] = {}
+    agreements: dict[str, Any] = {}
     for group in direction_groups(context, loaded, queries):
         pairs = pair_images(context, group, rows, loaded.device)
         if not pairs.rows:
@@ -46,6 +47,9 @@ def map_pairs(context: RunContext, task: Task) -> dict[str, Any]:
         first: PairMaps | None = None
         for spec in manifest.maps:
             maps = maps_of(context, loaded, pairs, spec)
+            name, mixed = map_id(spec), manifest.engine.precision == "mixed"
+            if mixed and isinstance(spec, TfaMap) and name not in agreements:
+                agreements[name] = precision_agreement(context, loaded, pairs, spec, maps)
             for status in maps.statuses:
                 statuses[status] = statuses.get(status, 0) + 1
             if manifest.store.maps != "none":
@@ -61,6 +65,7 @@ def map_pairs(context: RunContext, task: Task) -> dict[str, Any]:
         "bad_rows": 0,
         "pairs": len(rows),
         "map_statuses": dict(sorted(statuses.items())),
+        **({"agreement": agreements} if agreements else {}),
         "models": loaded.digests,
         "gradients": loaded.products.report,
         "tracin_epochs": loaded.epochs(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow.compute as pc
 import torch
@@ -50,6 +50,10 @@ class PairImages:
     def of_pairs(self) -> Tensor:
         """(p,): the place of each pair's image."""
         return torch.tensor([image for image, _ in self.places], dtype=torch.int64)
+
+    def first(self, count: int) -> PairImages:
+        """The first so many pairs."""
+        return replace(self, rows=self.rows[:count], places=self.places[:count])
 
     def having(self, methods: Sequence[str]) -> list[int]:
         """The pairs that one of these scores has chosen."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradattr.attribution.agreement import agreement
 from gradattr.attribution.evaluator import Evaluator
 from gradattr.attribution.microbatch import halve_on_oom
 from gradattr.attribution.passes import attribute
@@ -34,6 +35,9 @@ from gradattr.work.tfa.memory import within_memory
 from gradattr.work.tfa.pairs import PairImages
 from gradattr.work.tfa.query_set import query_images
 
+#: Pairs on which 'mixed' precision is compared with float32.
+AGREEMENT_PAIRS = 4
+
 
 @dataclass(frozen=True)
 class PairMaps:
@@ -45,8 +49,18 @@ class PairMaps:
     """'ok', 'undefined' (a gradient is zero, so the score has no derivative) or 'non_finite'."""
 
 
-def maps_of(context: RunContext, loaded: Loaded, pairs: PairImages, spec: AnyMap) -> PairMaps:
-    """The map of each pair by ``spec``, of the score that has chosen it."""
+def maps_of(
+    context: RunContext,
+    loaded: Loaded,
+    pairs: PairImages,
+    spec: AnyMap,
+    *,
+    mixed: bool | None = None,
+) -> PairMaps:
+    """The map of each pair by ``spec``, of the score that has chosen it. ``mixed``: derivatives of
+    convolutions in bfloat16; None: as the manifest's engine says."""
+    if mixed is None:
+        mixed = context.manifest.engine.precision == "mixed"
     if isinstance(spec, TwoStepMap):
         values = _two_step(context, loaded, pairs, spec)
         undefined = torch.zeros(len(values), dtype=torch.bool)
@@ -57,7 +71,7 @@ def maps_of(context: RunContext, loaded: Loaded, pairs: PairImages, spec: AnyMap
         for source in _sources(context, loaded, pairs, spec):
 
             def mapped(source: _Source = source) -> Maps:
-                return _tfa(context, loaded, pairs, spec, source)
+                return _tfa(context, loaded, pairs, spec, source, mixed)
 
             found = within_memory(loaded, pairs.x, pairs.y, mapped)
             values[source.pairs] = found.values.float().cpu()
@@ -114,8 +128,28 @@ def _sources(context: RunContext, loaded: Loaded, pairs: PairImages, spec: TfaMa
     return found
 
 
+def precision_agreement(
+    context: RunContext, loaded: Loaded, pairs: PairImages, spec: TfaMap, maps: PairMaps
+) -> dict[str, float | int]:
+    """How well the first maps agree with those in float32, for the record."""
+    few = pairs.first(AGREEMENT_PAIRS)
+    exact = maps_of(context, loaded, few, spec, mixed=False)
+    found = agreement(exact.values, maps.values[: len(few.rows)])
+    return {
+        "maps": len(few.rows),
+        "spearman_median": float(found.spearman.median()),
+        "spearman_minimum": float(found.spearman.min()),
+        "top_overlap_median": float(found.top_overlap.median()),
+    }
+
+
 def _tfa(
-    context: RunContext, loaded: Loaded, pairs: PairImages, spec: TfaMap, source: _Source
+    context: RunContext,
+    loaded: Loaded,
+    pairs: PairImages,
+    spec: TfaMap,
+    source: _Source,
+    mixed: bool,
 ) -> Maps:
     """Maps of the source's pairs; a pair that two scores have chosen is computed once."""
     places = [pairs.places[at] for at in source.pairs]
@@ -125,8 +159,8 @@ def _tfa(
         parts = [(_agreement(context, loaded, pairs, spec, once), 1.0)]
     else:
         parts = [
-            (_one(context, pairs, spec, source.score, products, directions, once, seeds), rate)
-            for products, directions, rate in source.terms
+            (_one(context, pairs, spec, source.score, at, directions, once, seeds, mixed), rate)
+            for at, directions, rate in source.terms
         ]
     order = torch.tensor([once.index(place) for place in places], dtype=torch.int64)
     values = torch.stack([part.values * rate for part, rate in parts]).sum(0)
@@ -145,6 +179,7 @@ def _one(
     directions: Directions,
     places: Sequence[tuple[int, int]],
     seeds: list[int],
+    mixed: bool,
 ) -> Maps:
     black, white = input_bounds(context.preprocess, context.shape[0])
     sigma = (spec.sigma * (white - black)).view(-1, 1, 1).to(pairs.x)
@@ -161,6 +196,7 @@ def _one(
             copies=copies,
             sigma=sigma,
             seeds=seeds,
+            mixed=mixed,
         )
     return tfa_maps(
         products,
@@ -173,6 +209,7 @@ def _one(
         sigma=sigma,
         seeds=seeds,
         times_input=spec.times_input,
+        mixed=mixed,
     )
 
 

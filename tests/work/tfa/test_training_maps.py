@@ -242,6 +242,21 @@ def test_maps_of_a_layer(tfa: Any) -> None:
                 assert np.abs(found - value.numpy()).max() <= 2e-5 * float(value.abs().max())
 
 
+def test_mixed_precision_is_close_and_says_how_close(tfa: Any) -> None:
+    asked = {"model": CNN, "top": 2, "maps": [PLAIN, {**PLAIN, "id": "deep", "layer": "conv2"}]}
+    exact = finished(tfa(name="in-full", **asked))
+    found = finished(tfa(name="mixed", engine={"precision": "mixed"}, **asked))
+    records = [record for record in found.commit.records if record.stage == "map"]
+    for record in records:
+        assert set(record.extra["agreement"]) == {"tfa", "deep"}
+        assert record.extra["agreement"]["tfa"]["spearman_median"] > 0.95
+    assert not any("agreement" in record.extra for record in exact.commit.records)
+    wanted, got = (map_values(run.table("tfa_maps")) for run in (exact, found))
+    assert wanted.keys() == got.keys()
+    off = [np.abs(got[key] - value).max() / np.abs(value).max() for key, value in wanted.items()]
+    assert 0 < np.median(off) < 0.05
+
+
 @pytest.mark.parametrize("choice", ["float16", "int8", "topk:5", "pooled:4", "none"])
 def test_every_way_to_keep_maps(tfa: Any, choice: str) -> None:
     name = f"keep-{choice.replace(':', '-')}"
