@@ -24,6 +24,9 @@ METHODS: list[Any] = [
     {"name": "integrated_gradients", "steps": 8},
     {"name": "gradient_shap", "samples": 3, "baseline": {"kind": "sample", "count": 5}},
     {"name": "uni", "steps": 3, "iterations": 2},
+    {"name": "blur_ig", "steps": 3},
+    {"name": "guided_ig", "steps": 3},
+    {"name": "agi", "iterations": 2, "classes": 3},
     "random",
 ]
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
         Sample,
         Uniform,
     )
-    from gradattr.attribution.catalogue import MethodInfo, Parameter, method_info
+    from gradattr.attribution.catalogue import method_info
+    from gradattr.attribution.catalogue_entry import MethodInfo, Parameter
     from gradattr.attribution.evaluator import Choose, Evaluator, Explained, PlainEvaluator
     from gradattr.attribution.methods import (
         expected_gradients,
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
         smoothgrad,
         smoothgrad_x_input,
         squaregrad,
-        uni,
         vargrad,
     )
     from gradattr.attribution.passes import attribute
+    from gradattr.attribution.path_methods import agi, blur_ig, guided_ig, uni
     from gradattr.attribution.requests import MethodRequest, method_request
     from gradattr.attribution.result import Attribution, concatenate
     from gradattr.attribution.tuned import tune
@@ -55,8 +56,9 @@ _HOMES = {
         "Sample",
         "Uniform",
     ),
-    "catalogue": ("MethodInfo", "Parameter", "method_info"),
+    "catalogue": ("method_info",),
     "evaluator": ("Choose", "Evaluator", "Explained", "PlainEvaluator"),
+    "catalogue_entry": ("MethodInfo", "Parameter"),
     "methods": (
         "expected_gradients",
         "gradient",
@@ -69,10 +71,10 @@ _HOMES = {
         "smoothgrad",
         "smoothgrad_x_input",
         "squaregrad",
-        "uni",
         "vargrad",
     ),
     "passes": ("attribute",),
+    "path_methods": ("agi", "blur_ig", "guided_ig", "uni"),
     "requests": ("MethodRequest", "method_request"),
     "result": ("Attribution", "concatenate"),
     "tuned": ("tune",),
@@ -100,11 +102,14 @@ __all__ = [
     "Sample",
     "Uniform",
     "Unlearned",
+    "agi",
     "attribute",
+    "blur_ig",
     "concatenate",
     "expected_gradients",
     "gradient",
     "gradient_shap",
+    "guided_ig",
     "input_x_gradient",
     "integrated_gradients",
     "linear",

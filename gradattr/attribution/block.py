@@ -59,10 +59,14 @@ class Block:
     @cached_property
     def predicted(self) -> Tensor:
         """(n,) the predicted classes."""
-        logits = self.logits
-        if logits is None:
-            logits, _ = self.evaluator.logits_and_gradients(self.h, ())
-        return logits.argmax(1)
+        return self.own_logits.argmax(1)
+
+    @cached_property
+    def own_logits(self) -> Tensor:
+        """(n, classes) at the samples."""
+        if self.logits is not None:
+            return self.logits
+        return self.evaluator.logits_and_gradients(self.h, ())[0]
 
     def draw(self, baseline: Start, copy: int) -> Tensor:
         """Draw number ``copy`` of x', (n, ...)."""

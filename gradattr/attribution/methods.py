@@ -49,21 +49,21 @@ def gradient(
     model: Model, x: Tensor, target: TargetName = "logit_pred", **common: Unpack[Common]
 ) -> Attribution:
     """g(x): the gradient of the target scalar (Baehrens et al. 2010)."""
-    return _run(model, x, method_request("gradient", target=target), **common)
+    return run_request(model, x, method_request("gradient", target=target), **common)
 
 
 def saliency(
     model: Model, x: Tensor, target: TargetName = "logit_pred", **common: Unpack[Common]
 ) -> Attribution:
     """|g(x)| (Simonyan et al. 2014)."""
-    return _run(model, x, method_request("saliency", target=target), **common)
+    return run_request(model, x, method_request("saliency", target=target), **common)
 
 
 def input_x_gradient(
     model: Model, x: Tensor, target: TargetName = "logit_pred", **common: Unpack[Common]
 ) -> Attribution:
     """x * g(x) (Shrikumar et al. 2016); the completeness gap is held against f(0)."""
-    return _run(model, x, method_request("input_x_gradient", target=target), **common)
+    return run_request(model, x, method_request("input_x_gradient", target=target), **common)
 
 
 def smoothgrad(
@@ -80,7 +80,7 @@ def smoothgrad(
     ``sigma``: standard deviation as a share of the image's range (max - min). 0 is the gradient.
     """
     request = method_request("smoothgrad", target=target, samples=samples, sigma=sigma)
-    return _run(model, x, request, **common)
+    return run_request(model, x, request, **common)
 
 
 def smoothgrad_x_input(
@@ -94,7 +94,7 @@ def smoothgrad_x_input(
 ) -> Attribution:
     """x * SmoothGrad(x), with the clean x; parameters as in ``smoothgrad``."""
     request = method_request("smoothgrad_x_input", target=target, samples=samples, sigma=sigma)
-    return _run(model, x, request, **common)
+    return run_request(model, x, request, **common)
 
 
 def squaregrad(
@@ -108,7 +108,7 @@ def squaregrad(
 ) -> Attribution:
     """Mean of g^2 over noisy copies (Hooker et al. 2019); parameters as in ``smoothgrad``."""
     request = method_request("squaregrad", target=target, samples=samples, sigma=sigma)
-    return _run(model, x, request, **common)
+    return run_request(model, x, request, **common)
 
 
 def vargrad(
@@ -125,7 +125,7 @@ def vargrad(
     Parameters as in ``smoothgrad``.
     """
     request = method_request("vargrad", target=target, samples=samples, sigma=sigma)
-    return _run(model, x, request, **common)
+    return run_request(model, x, request, **common)
 
 
 def integrated_gradients(
@@ -153,7 +153,7 @@ def integrated_gradients(
     request = method_request(
         "integrated_gradients", target=target, steps=steps, rule=rule, baseline=start
     )
-    return _run(model, x, request, normalization, **common)
+    return run_request(model, x, request, normalization, **common)
 
 
 def expected_gradients(
@@ -174,7 +174,7 @@ def expected_gradients(
     request = method_request(
         "expected_gradients", target=target, samples=samples, baseline=as_baseline(baseline)
     )
-    return _run(model, x, request, normalization, **common)
+    return run_request(model, x, request, normalization, **common)
 
 
 def gradient_shap(
@@ -200,46 +200,14 @@ def gradient_shap(
         stdev=stdev,
         baseline=as_baseline(baseline),
     )
-    return _run(model, x, request, normalization, **common)
-
-
-def uni(
-    model: Model,
-    x: Tensor,
-    target: TargetName = "prob_pred",
-    *,
-    steps: int = 15,
-    rule: RuleName = "right",
-    eta: float = 1.0,
-    iterations: int = 10,
-    eps: float = 0.25,
-    mu: float = 0.1,
-    **common: Unpack[Common],
-) -> Attribution:
-    """Integrated gradients of a probability, from the baseline that unlearning finds (UNI).
-
-    x' is the point at distance ``eps`` where ``iterations`` steps towards the answer of a model end
-    that has unlearned x by ``eta``; see ``Unlearned``. ``baseline_confidence`` is what is left of
-    the probability there, ``path_spearman`` whether it only grows from there to x.
-    """
-    request = method_request(
-        "uni",
-        target=target,
-        steps=steps,
-        rule=rule,
-        eta=eta,
-        iterations=iterations,
-        eps=eps,
-        mu=mu,
-    )
-    return _run(model, x, request, **common)
+    return run_request(model, x, request, normalization, **common)
 
 
 def random_attribution(
     model: Model, x: Tensor, target: TargetName = "logit_pred", **common: Unpack[Common]
 ) -> Attribution:
     """N(0, 1) for every coordinate: the control that a method must beat."""
-    return _run(model, x, method_request("random", target=target), **common)
+    return run_request(model, x, method_request("random", target=target), **common)
 
 
 def linear(
@@ -253,7 +221,7 @@ def linear(
     """Gradient of ``linear_model``'s logit, for the class that ``target`` fixes on ``model``."""
     with evaluating(linear_model) as linear_evaluator:
         request = method_request("linear", target=target, linear_model=linear_evaluator)
-        return _run(model, x, request, **common)
+        return run_request(model, x, request, **common)
 
 
 @contextmanager
@@ -270,7 +238,7 @@ def evaluating(model: Model) -> Iterator[Evaluator]:
             module.training = training
 
 
-def _run(
+def run_request(
     model: Model,
     x: Tensor,
     request: MethodRequest,
@@ -281,6 +249,7 @@ def _run(
     seeds: Sequence[int] | None = None,
     batch_size: int = 64,
 ) -> Attribution:
+    """The one method that is requested, with the keywords that all have."""
     if seeds is None:
         seeds = sample_seeds(seed, "sample", map(str, range(len(x))))
     if labels is not None:

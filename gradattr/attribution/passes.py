@@ -27,6 +27,7 @@ from gradattr.attribution.result import Attribution, Status, concatenate
 from gradattr.attribution.sampling import AtInput, Pass
 from gradattr.attribution.target import TargetName, logit, resolve_target
 from gradattr.attribution.unlearning import Unlearned
+from gradattr.attribution.walks import Walk
 
 
 def attribute(
@@ -134,6 +135,9 @@ def _make(
             return made
         zero_score = scalar.objective(block.zero_logits(), scalar.index)
         return _against(zero_score, Reduction.TIMES_INPUT, made, reductions)
+    if isinstance(source, Walk):
+        walked = source.walk(block, scalar.index, scalar.objective)
+        return [_Made(*walked) for _ in reductions]
     opened = source.open(block)
     along: list[Tensor] = []
     steps = steps_of(opened, block, scalar, along)
@@ -159,10 +163,10 @@ def _against(
 
 
 def _facts(opened: Pass, block: Block, scalar: Scalar, along: Sequence[Tensor]) -> PathFacts | None:
-    if opened.alphas is None or opened.start_logits is None or block.logits is None:
+    if opened.alphas is None or opened.start_logits is None:
         return None
     start = log_confidence(opened.start_logits, scalar.index)
-    return path_facts(start, along, log_confidence(block.logits, scalar.index), opened.alphas)
+    return path_facts(start, along, log_confidence(block.own_logits, scalar.index), opened.alphas)
 
 
 def _reduced(
@@ -213,7 +217,7 @@ def _attribution(
         completeness_gap=gap,
         baseline_confidence=None if made.facts is None else made.facts.baseline_confidence,
         path_spearman=None if made.facts is None else made.facts.spearman,
-        evaluations=request.source.evaluations,
+        evaluations=request.among(logits.shape[1]).source.evaluations,
         status=status,
     )
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
+from gradattr.attribution.adversarial_paths import AdversarialPaths, StepFrom
 from gradattr.attribution.baselines import Black
+from gradattr.attribution.blur_path import BlurPath
 from gradattr.attribution.evaluator import Evaluator
+from gradattr.attribution.guided_path import GuidedPath
 from gradattr.attribution.quadrature import RuleName
 from gradattr.attribution.reductions import Reduction
 from gradattr.attribution.sampling import (
@@ -20,6 +23,7 @@ from gradattr.attribution.sampling import (
 )
 from gradattr.attribution.target import TargetName
 from gradattr.attribution.unlearning import Start, Unlearned
+from gradattr.attribution.walks import Walk
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class OtherModel:
     evaluations = 1
 
 
-Source = AtInput | Sampling | RandomScores | OtherModel
+Source = AtInput | Sampling | Walk | RandomScores | OtherModel
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,15 @@ class MethodRequest:
 
     def __post_init__(self) -> None:
         if self.reduction is Reduction.TIMES_DIFFERENCE and not isinstance(
-            self.source, StraightPath | RandomPaths
+            self.source, StraightPath | RandomPaths | BlurPath | Walk
         ):
             raise ValueError(f"request '{self.id}': x - x' needs a path from a baseline")
+
+    def among(self, classes: int) -> MethodRequest:
+        """The request as it is of a model of so many classes, where its cost depends on them."""
+        if not isinstance(self.source, Walk):
+            return self
+        return replace(self, source=self.source.among(classes))
 
 
 _Recipe = tuple[Source, Reduction]
@@ -114,6 +124,27 @@ def _uni(
     return StraightPath(start, steps, rule), Reduction.TIMES_DIFFERENCE
 
 
+def _blur_ig(max_sigma: float | None = None, steps: int = 100, rule: RuleName = "right") -> _Recipe:
+    return BlurPath(max_sigma, steps, rule), Reduction.TIMES_DIFFERENCE
+
+
+def _guided_ig(
+    steps: int = 200,
+    fraction: float = 0.25,
+    max_dist: float = 0.02,
+    baseline: Start | None = None,
+) -> _Recipe:
+    path = GuidedPath(baseline or Black(), steps, fraction, max_dist)
+    return path, Reduction.TIMES_DIFFERENCE
+
+
+def _agi(
+    iterations: int = 20, classes: int = 20, eps: float = 0.05, step_from: StepFrom = "current"
+) -> _Recipe:
+    paths = AdversarialPaths(iterations, classes, eps, step_from)
+    return paths, Reduction.TIMES_DIFFERENCE
+
+
 def _random() -> _Recipe:
     return RandomScores(), Reduction.MEAN
 
@@ -134,12 +165,15 @@ _RECIPES: dict[str, Callable[..., _Recipe]] = {
     "expected_gradients": _expected_gradients,
     "gradient_shap": _gradient_shap,
     "uni": _uni,
+    "blur_ig": _blur_ig,
+    "guided_ig": _guided_ig,
+    "agi": _agi,
     "random": _random,
     "linear": _linear,
 }
 
 #: Where it is not 'logit_pred'.
-_TARGETS: dict[str, TargetName] = {"uni": "prob_pred"}
+_TARGETS: dict[str, TargetName] = {"uni": "prob_pred", "agi": "prob_pred"}
 
 
 def method_request(
@@ -148,7 +182,7 @@ def method_request(
     """The request for a method of the catalogue, by name and parameters.
 
     ``id`` names the result, by default ``name``. ``target`` is by default what the method's authors
-    differentiate: 'prob_pred' of uni, else 'logit_pred'. Parameters and their defaults:
+    differentiate: 'prob_pred' of uni and agi, else 'logit_pred'. Parameters and their defaults:
 
     - gradient, saliency, input_x_gradient, random: none
     - smoothgrad, smoothgrad_x_input, squaregrad, vargrad: samples=50, sigma=0.1 (share of the
@@ -157,6 +191,9 @@ def method_request(
     - expected_gradients: baseline, samples=25
     - gradient_shap: baseline, samples=25, stdev=0.0 (units of the model's input)
     - uni: steps=15, rule='right', eta=1.0, iterations=10, eps=0.25, mu=0.1
+    - blur_ig: max_sigma=None (pixels; 50 at 224), steps=100, rule='right'
+    - guided_ig: steps=200, fraction=0.25, max_dist=0.02, baseline=Black()
+    - agi: iterations=20, classes=20, eps=0.05 (pixels of range 1), step_from='current'
     - linear: linear_model (an Evaluator)
 
     Raises ValueError for an unknown name, a parameter that the method does not have or that is

@@ -150,7 +150,7 @@ class _NoisyPass:
             block.x + self.sigma * standard_normal(block.x, block.seeds, "noise", step)
             for step in steps
         ]
-        return Points(block.evaluator.stem(_joined(copies)), None)
+        return Points(block.evaluator.stem(joined(copies)), None)
 
     def baseline_score(self, index: Tensor, objective: Objective) -> Tensor | None:
         return None
@@ -171,7 +171,7 @@ class _FixedEndsPass:
     def between(self, alphas: Sequence[Tensor | float]) -> Points:
         """h' + alpha (h - h') for each alpha: a number, or one per sample (n,)."""
         steps = [torch.lerp(self.start.h, self.block.h, alpha) for alpha in alphas]
-        return Points(_joined(steps), None)
+        return Points(joined(steps), None)
 
     def baseline_score(self, index: Tensor, objective: Objective) -> Tensor | None:
         return objective(self.start.logits, index)
@@ -221,7 +221,7 @@ class _WanderingPass:
                 end = end + stdev * standard_normal(block.x, block.seeds, "noise", step)
             points.append(torch.lerp(start, end, _alphas(block, block.x, step)))
             displacements.append(end - start)
-        return Points(block.evaluator.stem(_joined(points)), _joined(displacements))
+        return Points(block.evaluator.stem(joined(points)), joined(displacements))
 
     def baseline_score(self, index: Tensor, objective: Objective) -> Tensor | None:
         sampling = self.sampling
@@ -241,7 +241,7 @@ def _alphas(block: Block, like: Tensor, step: int) -> Tensor:
     )
 
 
-def _joined(steps: list[Tensor]) -> Tensor:
+def joined(steps: list[Tensor]) -> Tensor:
     """Steps below one another; a single one as it is, in the memory format that it has."""
     return steps[0] if len(steps) == 1 else torch.cat(steps)
 

@@ -169,6 +169,48 @@ class UniMethod(MethodBase, Unlearning):
     """Quadrature."""
 
 
+class BlurIgMethod(MethodBase):
+    """BlurIG: gradients integrated from a blurred image to the image, through scale space."""
+
+    name: Literal["blur_ig"]
+    max_sigma: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation of the strongest blur, in pixels. Default: 50 for images of 224 pixels,
+    in proportion for others."""
+    steps: Positive = 100
+    """Points on the path (model evaluations per image)."""
+    rule: Rule = "right"
+    """Quadrature."""
+
+
+class GuidedIgMethod(MethodBase):
+    """Guided IG: integrated gradients on a path along the smallest gradients."""
+
+    name: Literal["guided_ig"]
+    steps: Positive = 200
+    """Points on the path (model evaluations per image)."""
+    fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Share of the coordinates that move at a time."""
+    max_dist: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """How far a coordinate may be from its place on the straight line: share of the line."""
+    baseline: Baseline = Field(default_factory=lambda: BlackBaseline(kind="black"))
+
+
+class AgiMethod(MethodBase):
+    """AGI: gradients integrated along adversarial paths to other classes, averaged over them."""
+
+    name: Literal["agi"]
+    target: Target | None = "prob_pred"
+    """Default: as published, whatever the manifest's target; null: the manifest's."""
+    iterations: Positive = 20
+    """Steps towards a class, at most (two gradients per image each)."""
+    classes: Positive = 20
+    """Other classes, evenly spaced; all if there are fewer."""
+    eps: Annotated[float, Field(gt=0)] = 0.05
+    """Length of a step, in pixels of range 1."""
+    step_from: Literal["current", "original"] = "current"
+    """Where a step starts; 'original', the image itself, is what the published code does."""
+
+
 class RandomMethod(MethodBase):
     """Independent standard normal scores: the control that every other method must beat."""
 
@@ -189,6 +231,9 @@ AnyMethod = Annotated[
     | IntegratedGradientsMethod
     | ExpectedGradientsMethod
     | UniMethod
+    | BlurIgMethod
+    | GuidedIgMethod
+    | AgiMethod
     | RandomMethod
     | LinearMethod,
     Field(discriminator="name"),

@@ -27,16 +27,12 @@ from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.methods import (
     AnyBaseline,
     BlurBaseline,
-    ExpectedGradientsMethod,
-    IntegratedGradientsMethod,
     LinearMethod,
     MethodSpec,
     NoiseBaseline,
     SampleBaseline,
-    SmoothMethod,
     Target,
     UniBaseline,
-    UniMethod,
 )
 from gradattr.work.context import method_id
 
@@ -86,7 +82,8 @@ def stand_in_requests(
     pool = torch.zeros((1, *shape))
     size = shape[0] * shape[1] * shape[2]
     linear = PlainEvaluator(nn.Sequential(nn.Flatten(), nn.Linear(size, num_classes)))
-    return method_requests(manifest, lambda label: pool, lambda label: linear, methods)
+    requests = method_requests(manifest, lambda label: pool, lambda label: linear, methods)
+    return [request.among(num_classes) for request in requests]
 
 
 def request_of(
@@ -97,32 +94,30 @@ def request_of(
     Raises MethodError, naming the method, for parameters that the mathematics refuses.
     """
     label = method_id(method)
-    parameters: dict[str, object] = {}
     try:
-        if isinstance(method, SmoothMethod):
-            parameters = {"samples": method.samples, "sigma": method.sigma}
-        elif isinstance(method, IntegratedGradientsMethod):
-            parameters = {
-                "steps": method.steps,
-                "rule": method.rule,
-                "baseline": _baseline(method.baseline, label, pools),
-            }
-        elif isinstance(method, ExpectedGradientsMethod):
-            parameters = {
-                "samples": method.samples,
-                "baseline": _baseline(method.baseline, label, pools),
-            }
-            if method.name == "gradient_shap":
-                parameters["stdev"] = method.stdev
-        elif isinstance(method, UniMethod):
-            names = ("steps", "rule", "eta", "iterations", "eps", "mu")
-            parameters = {name: getattr(method, name) for name in names}
-        elif isinstance(method, LinearMethod):
-            parameters = {"linear_model": linear_models(label)}
+        parameters = _parameters(method, label, pools, linear_models)
         target = default_target if method.target is None else method.target
         return method_request(method.name, id=label, target=target, **parameters)
     except ValueError as error:
         raise MethodError(f"method '{label}': {error}") from None
+
+
+def _parameters(
+    method: MethodSpec, label: str, pools: Pools, linear_models: LinearModels
+) -> dict[str, object]:
+    """Of the mathematics: they are called as in the manifest, but for models and baselines."""
+    if isinstance(method, LinearMethod):
+        return {"linear_model": linear_models(label)}
+    left_out = {"name", "id", "target", "baseline"}
+    if method.name == "expected_gradients":
+        left_out.add("stdev")
+    parameters: dict[str, object] = {
+        name: getattr(method, name) for name in type(method).model_fields if name not in left_out
+    }
+    baseline = getattr(method, "baseline", None)
+    if baseline is not None:
+        parameters["baseline"] = _baseline(baseline, label, pools)
+    return parameters
 
 
 def _baseline(spec: AnyBaseline, label: str, pools: Pools) -> Start:

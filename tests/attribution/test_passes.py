@@ -71,6 +71,9 @@ REQUESTS = (
     method_request("gradient_shap", samples=6, stdev=0.1, baseline=Uniform()),
     method_request("uni", steps=4, iterations=3),
     method_request("expected_gradients", id="unlearned", samples=3, baseline=Unlearned(mu=1.0)),
+    method_request("blur_ig", steps=3),
+    method_request("guided_ig", steps=4, max_dist=0.2),
+    method_request("agi", iterations=2),
     method_request("random"),
     method_request("linear", linear_model=CONTROL),
 )
@@ -293,7 +296,7 @@ def test_results_carry_logits_index_score_and_cost():
     for request, result in zip(REQUESTS, results, strict=True):
         torch.testing.assert_close(result.logits, logits)
         assert (result.method, result.target) == (request.id, request.target)
-        assert result.evaluations == request.source.evaluations
+        assert result.evaluations == request.among(CLASSES).source.evaluations
         assert not result.maps.requires_grad
         assert result.maps.is_contiguous()
     complete = {r.method for r in results if r.completeness_gap is not None}
@@ -308,6 +311,9 @@ def test_results_carry_logits_index_score_and_cost():
         "gradient_shap",
         "uni",
         "unlearned",
+        "blur_ig",
+        "guided_ig",
+        "agi",
     }
 
 

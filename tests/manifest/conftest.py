@@ -185,6 +185,12 @@ def _methods(baselines: bool = True) -> st.SearchStrategy[Any]:
         _part({"name": "smoothgrad"}, {**shared, "samples": 5, "sigma": (0, 0.2)}),
         _part({"name": "integrated_gradients"}, {"steps": 9, "rule": "left", "baseline": baseline}),
         _part({"name": "uni"}, {"steps": 1, "rule": "midpoint", "eps": 2, **shared}),
+        _part({"name": "blur_ig"}, {"max_sigma": (None, 5), "steps": 2, "rule": "left"}),
+        _part({"name": "guided_ig"}, {"fraction": (0, 1), "max_dist": 0.1, "baseline": baseline}),
+        _part(
+            {"name": "agi"},
+            {"iterations": 3, "classes": 2, "eps": 0.1, "step_from": "original", **shared},
+        ),
         _part({"name": "gradient_shap"}, {"samples": 4, "stdev": 0.1, "baseline": baseline}),
         _part({"name": "linear", "train": _train()}, shared) if baselines else st.nothing(),
     )

@@ -7,8 +7,7 @@ from gradattr.errors import DataError, MethodError
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.data import Preprocess
 from gradattr.manifest.methods import (
-    ExpectedGradientsMethod,
-    IntegratedGradientsMethod,
+    MeanBaseline,
     MethodSpec,
     Target,
 )
@@ -77,9 +76,7 @@ def check_method(
 
 
 def _check_baseline(method: MethodSpec, preprocess: Preprocess) -> None:
-    if not isinstance(method, IntegratedGradientsMethod | ExpectedGradientsMethod):
-        return
-    if method.baseline.kind == "mean" and preprocess.mean is None:
+    if isinstance(getattr(method, "baseline", None), MeanBaseline) and preprocess.mean is None:
         raise MethodError(
             f"method '{method_id(method)}': baseline 'mean' is the mean that pre-processing "
             "subtracts; state preprocess.mean and preprocess.std"

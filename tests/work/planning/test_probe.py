@@ -25,3 +25,9 @@ def test_a_baseline_is_found_once_for_all_that_start_there(manifest: Any) -> Non
     # The same pass altogether: its target is the published one, whatever the manifest's.
     same = {**unlearned, "steps": 15, "rule": "right", "target": "prob_pred"}
     assert _count(manifest, "uni", same) == 27
+
+
+def test_paths_to_other_classes_are_as_many_as_there_are(manifest: Any) -> None:
+    assert _count(manifest, "agi") == 2 * 20 * 9
+    assert _count(manifest, {"name": "agi", "classes": 4, "iterations": 3}) == 2 * 3 * 4
+    assert _count(manifest, "blur_ig", "guided_ig") == 100 + 200

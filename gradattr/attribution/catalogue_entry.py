@@ -1,0 +1,65 @@
+"""What there is to say of a method, and sentences that many of them share. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+DIFFERENTIABLE = "differentiable from logits to input"
+LABELS = "labels, for the targets '*_true'"
+NEEDS = (DIFFERENTIABLE, LABELS)
+SATURATED = "target 'prob_*' or 'loss_*' of a certain model (p = 1): gradients vanish"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a method; ``default`` None: it has to be given, or the text says what."""
+
+    name: str
+    default: int | float | str | None
+    meaning: str
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """One entry of the catalogue.
+
+    In formulas: x input, f the target scalar, g = ∇f, x' baseline, ⊙ elementwise product,
+    n_k ~ N(0, I), E mean over the steps k.
+    """
+
+    name: str
+    formula: str
+    source: str
+    cost: int | str
+    """Forward-and-backward passes per image: a number, or a sum of products of numbers and
+    parameters, such as 'steps + 2'."""
+    cost_text: str
+    needs: tuple[str, ...]
+    completeness: bool
+    """Whether the map claims to add up to a difference of scores, so that the gap is reported."""
+    completeness_text: str
+    degenerates: tuple[str, ...]
+    """Models and inputs on which the map says less than it seems to."""
+    parameters: tuple[Parameter, ...] = ()
+
+    def evaluations(self, parameters: Mapping[str, object] | None = None) -> int:
+        """Forward-and-backward passes per image with these parameters, else the defaults.
+
+        Raises ValueError if the parameter that sets the cost is not a number.
+        """
+        if isinstance(self.cost, int):
+            return self.cost
+        defaults = {parameter.name: parameter.default for parameter in self.parameters}
+        given = defaults | dict(parameters or {})
+        return sum(
+            prod(self._factor(word, given) for word in term.split(" * "))
+            for term in self.cost.split(" + ")
+        )
+
+    def _factor(self, word: str, given: Mapping[str, object]) -> int:
+        value = int(word) if word.isdigit() else given[word]
+        if not isinstance(value, int):
+            raise ValueError(f"method '{self.name}': {word} is {value!r}, a number expected")
+        return value
