@@ -21,6 +21,11 @@ BENCHES = [
         ["bench_methods.py"],
     ),
     (
+        "UNI",
+        "Against a per-image implementation with model copies, and 27 bare evaluations.",
+        ["bench_uni.py"],
+    ),
+    (
         "Whole runs",
         "`gradattr run` against the bare loop; memory; planning.",
         ["bench_run.py"],
