@@ -94,7 +94,9 @@ def test_sharding_and_batch_size_change_nothing(
                 both = zip(values, two[column], strict=True)
                 assert all((a is None) == (b is None) for a, b in both), column
                 a, b = ([v or 0.0 for v in each] for each in (values, two[column]))
-                np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5, err_msg=column)
+                # Ranks: where two points of a path differ by rounding alone, they may swap.
+                atol = 0.1 if column == "path_spearman" else 2e-5
+                np.testing.assert_allclose(a, b, rtol=2e-3, atol=atol, err_msg=column)
             else:
                 assert values == two[column], column
     for method in opened.methods:

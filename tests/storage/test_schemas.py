@@ -26,7 +26,7 @@ def test_the_columns_that_others_rely_on() -> None:
     assert table_schema("attributions").names == [
         "row", "sample_id", "method", "target", "target_index", "score", "baseline_score",
         "completeness_gap", "completeness_gap_relative", "total", "abs_total", "minimum",
-        "maximum", "evaluations", "status", "error",
+        "maximum", "baseline_confidence", "path_spearman", "evaluations", "status", "error",
     ]  # fmt: skip
     assert table_schema("leakage").names == [
         "row", "sample_id", "method", "level", "share", "region_share", "mass_ratio",
