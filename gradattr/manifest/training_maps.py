@@ -122,7 +122,8 @@ class StepTest(Spec):
     """Insertion and deletion: a step of SGD on the training image with only its highest-ranked
     pixels kept (or with them removed) moves the query's loss; so does one with as many pixels at
     random. Of helpful images the map ranks, of harmful ones minus the map; of two-step maps, which
-    have no such sign, the magnitude."""
+    have no such sign, the magnitude. What a kept pixel does is, to first order, its value over the
+    fill times the map: with the default fill, maps with times_input rank best."""
 
     tests: list[StepTestName] = Field(default_factory=_insertion, min_length=1)
     levels: list[Annotated[float, Field(gt=0, le=1)]] = Field(
