@@ -118,7 +118,7 @@ def _corner(patch: Patch, height: int, width: int) -> torch.Tensor:
 
 def plot_sweep(points: Sequence[SweepPoint], path: str | Path) -> Path:
     """Accuracies above, shares below, against the fraction: .png, .svg or .pdf."""
-    figure = new_figure(7.0, 7.5)
+    figure = new_figure(7.0, 7.5, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     fractions = [100 * point.fraction for point in points]
     curves = {
