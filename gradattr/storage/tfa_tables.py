@@ -222,7 +222,7 @@ TFA_SUMMARY = TableSpec(
         _TEST,
         _STEPS,
         _LEVEL,
-        ("n", pa.int32(), False, "pairs"),
+        ("n", pa.int32(), False, "number of pairs"),
         ("top", pa.float64(), False, "mean change of the loss, pixels by the map"),
         ("random", pa.float64(), False, "mean change of the loss, pixels at random"),
         ("difference", pa.float64(), False, "mean of top - random, paired"),
