@@ -216,12 +216,13 @@ def test_a_service_that_hangs_is_found_by_the_probe(
     store: ObjectStore, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gradattr.storage.objects.PROBE_SECONDS", 1.0)
-    proxy.delay_s = 3.0
+    proxy.delay_s = 30.0
     proxy.fault = lambda request: "delay"
     start = time.monotonic()
     with pytest.raises(StoreError, match="no answer within 1 s"):
         store.probe()
-    assert time.monotonic() - start < 2.5
+    # Far from the service's answer, however busy the machine is.
+    assert time.monotonic() - start < 15
 
 
 def test_nothing_that_counts_is_found_by_listing(

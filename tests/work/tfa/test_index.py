@@ -212,12 +212,15 @@ def test_an_index_of_something_else_is_refused(
 
 def test_a_model_that_differs_in_its_test_data_alone(tfa: Any, built: Oracle) -> None:
     """Another recipe, but once it has been followed its weights are seen to be the same."""
-    queries = {"data": {"format": "digits", "split": "test", "limit": 30}}
-    manifest = use(tfa, built, "retested", queries=queries, maps=[])
+    tested = built.manifest.model.train.model_dump() | {
+        "test": {"format": "digits", "split": "test", "limit": 30}
+    }
+    model = {"arch": "mlp", "hidden": [12], "train": tested}
+    manifest = use(tfa, built, "retested", model=model, maps=[])
     hint = rf"of another 'model'; .*'weights: run:{built.run.run_id}'"
     with pytest.raises(UsageError, match=hint):
         finished(manifest)
-    finished(tfa(name="trainer", queries=queries, maps=[]))
+    finished(tfa(name="trainer", model=model, maps=[]))
     assert finished(manifest).pairs().num_rows
 
 
