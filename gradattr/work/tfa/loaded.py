@@ -14,7 +14,7 @@ from torch import nn
 
 from gradattr.errors import ModelError
 from gradattr.influence import GradientProducts
-from gradattr.manifest.scores import AnyScore, TracInScore, score_id
+from gradattr.manifest.scores import TracInScore, score_id
 from gradattr.models import TrainedReference, load_kept, model_of_run, read_trained
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.work.context import MAIN, RunContext
@@ -145,8 +145,3 @@ def _reference(context: RunContext, store: ObjectStore) -> TrainedReference:
     if trained is None:
         raise ModelError("the trained model vanished from the store; run the same command again")
     return trained
-
-
-def of_kind(scores: list[AnyScore], *names: str) -> list[AnyScore]:
-    """The scores with one of these names."""
-    return [score for score in scores if score.score in names]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,11 @@ from gradattr.storage.shards import ShardWriter
 from gradattr.work.context import RunContext
 from gradattr.work.tfa.loaded import load_for
 from gradattr.work.tfa.map_scores import map_score_columns
-from gradattr.work.tfa.pairs import PairImages, chosen_pairs, pair_images
+from gradattr.work.tfa.pairs import PAIR_COLUMNS, PairImages, chosen_pairs, pair_images
 from gradattr.work.tfa.query_directions import direction_groups
 from gradattr.work.tfa.query_set import query_set
 from gradattr.work.tfa.step_tests import step_test_tables
 from gradattr.work.tfa.training_maps import PairMaps, maps_of, precision_agreement
-
-_NAMED = ("query", "train_row", "train_id", "method", "side", "rank")
 
 
 def map_pairs(context: RunContext, task: Task) -> dict[str, Any]:
@@ -77,13 +74,10 @@ def map_pairs(context: RunContext, task: Task) -> dict[str, Any]:
     return extra
 
 
-def pair_columns(
-    pairs: PairImages, spec: AnyMap, at: Sequence[int] | None = None
-) -> dict[str, Any]:
-    """The columns that name a pair and its map, of the pairs ``at`` (all of them)."""
-    rows = pairs.rows if at is None else [pairs.rows[place] for place in at]
-    columns = {name: [row[name] for row in rows] for name in _NAMED}
-    return columns | {"map_method": [map_id(spec)] * len(rows)}
+def pair_columns(pairs: PairImages, spec: AnyMap) -> dict[str, Any]:
+    """The columns that name a pair and its map."""
+    columns = {name: [row[name] for row in pairs.rows] for name in PAIR_COLUMNS}
+    return columns | {"map_method": [map_id(spec)] * len(pairs.rows)}
 
 
 def is_layer_map(spec: AnyMap) -> bool:

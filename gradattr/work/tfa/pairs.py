@@ -17,6 +17,9 @@ from gradattr.work.tfa.layout import PAIR_STAGE, TRAIN_DATA, block_key
 from gradattr.work.tfa.query_directions import QueryDirections
 from gradattr.work.tfa.query_set import Row, picked
 
+#: Columns that name a pair, in every table of maps.
+PAIR_COLUMNS = ("query", "train_row", "train_id", "method", "side", "rank")
+
 
 def chosen_pairs(context: RunContext, store: ObjectStore, block: int, queries: range) -> list[Row]:
     """Rows of ``tfa_pairs`` of these queries of a block."""

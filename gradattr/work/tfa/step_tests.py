@@ -19,11 +19,9 @@ from gradattr.seeds import derive_seed
 from gradattr.storage.schemas import make_table
 from gradattr.work.context import RunContext
 from gradattr.work.tfa.loaded import Loaded
-from gradattr.work.tfa.pairs import PairImages
+from gradattr.work.tfa.pairs import PAIR_COLUMNS, PairImages
 from gradattr.work.tfa.query_set import query_images
 from gradattr.work.tfa.training_maps import PairMaps
-
-_NAMED = ("query", "train_row", "train_id", "method", "side", "rank")
 
 
 def step_test_tables(
@@ -71,7 +69,7 @@ def step_test_tables(
             _check(found, rows, asked.lr, steps)
             levels = len(asked.levels)
             columns: dict[str, Any] = {
-                name: np.repeat([row[name] for row in rows], levels) for name in _NAMED
+                name: np.repeat([row[name] for row in rows], levels) for name in PAIR_COLUMNS
             }
             columns |= {
                 "map_method": [map_id(spec)] * (len(rows) * levels),
