@@ -30,11 +30,11 @@ from gradattr.errors import (
 from gradattr.manifest.operation import Store
 from gradattr.report.results import Run, open_run
 from gradattr.runtime.driver import run
-from gradattr.runtime.progress import Event
 from gradattr.storage.objects import open_store
 from gradattr.storage.verify import verify_run
 from gradattr.work.diffroar import masked_data, rankers
 from gradattr.work.modules import build_module
+from tests.disturbed import in_a_child, when
 
 from .conftest import DriverCrashed
 
@@ -105,33 +105,8 @@ def _records(store: Path, stage: str) -> list[str]:
     return sorted(path.stem for path in store.glob(f"runs/*/shards/{stage}/*.json"))
 
 
-def _when(stage: str, act: Callable[[], None], kind: str = "stage") -> Callable[[Event], None]:
-    """A listener that acts once, as a stage begins (or as its first shard is done)."""
-    left = [act]
-
-    def listener(event: Event) -> None:
-        if event.kind == kind and event.stage == stage and left:
-            left.pop()()
-
-    return listener
-
-
 def _crash() -> None:
     raise DriverCrashed
-
-
-def _in_a_child(work: Callable[[], Any]) -> int:
-    """Do it in a fork of this process, which costs no start of Python; its number."""
-    child = os.fork()
-    if child:
-        return child
-    signal.alarm(60)
-    try:
-        work()
-    except BaseException as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
-    os._exit(0)
 
 
 def _killed_at(place: str, nth: int, manifest: Any) -> None:
@@ -165,7 +140,7 @@ def test_a_driver_killed_in_every_stage(small: Make, undisturbed: Run, tmp_path:
     done = []
     for place, nth in places:
         manifest = small()
-        _, status = os.waitpid(_in_a_child(lambda: _killed_at(place, nth, manifest)), 0)  # noqa: B023
+        _, status = os.waitpid(in_a_child(lambda: _killed_at(place, nth, manifest)), 0)  # noqa: B023
         assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, place
         done.append({stage: len(_records(store, stage)) for stage in ("train", "rank", "trial")})
     assert done[-1] == {"train": 3, "rank": 12, "trial": 20}
@@ -180,7 +155,7 @@ def test_a_driver_killed_in_every_stage(small: Make, undisturbed: Run, tmp_path:
 def test_a_signal_during_trials_keeps_what_is_done(
     small: Make, undisturbed: Run, tmp_path: Path, number: int
 ) -> None:
-    stop = _when("trial", lambda: os.kill(os.getpid(), number), "shard")
+    stop = when("trial", lambda: os.kill(os.getpid(), number), "shard")
     with pytest.raises(Interrupted, match=signal.Signals(number).name) as caught:
         run(small(), listener=stop)
     assert caught.value.exit_code == 130
@@ -203,9 +178,9 @@ def test_two_drivers_at_once_make_one_commit(small: Make, undisturbed: Run, tmp_
             os.write(ready[1], b".")
             os.read(go[0], 1)
 
-        run(manifest, listener=_when("train", meet))
+        run(manifest, listener=when("train", meet))
 
-    children = [_in_a_child(together) for _ in range(2)]
+    children = [in_a_child(together) for _ in range(2)]
     for _ in children:
         os.read(ready[0], 1)
     os.write(go[1], b"..")
@@ -232,7 +207,7 @@ def test_an_audit_on_s3_equals_a_local_one(
     before = sorted(tmp_path.rglob("*"))
     manifest = small(store=store.model_dump(exclude_none=True))
     with pytest.raises(DriverCrashed):
-        run(manifest, listener=_when("trial", _crash, "shard"))
+        run(manifest, listener=when("trial", _crash, "shard"))
     result = run(manifest)
     found = open_run(result.run_id, store=store)
     assert result.run_id == undisturbed.run_id
@@ -258,7 +233,7 @@ def test_ranks_that_are_damaged_before_the_trials(
         damage(next(store.glob("runs/*/data/ranks/part-standard-train-*")))
 
     with pytest.raises(ShardError, match="standard-train-0000") as caught:
-        run(small(), listener=_when("trial", spoil))
+        run(small(), listener=when("trial", spoil))
     assert "4 of 20 shards of stage trial" in str(caught.value)
     assert len(_records(store, "trial")) == 16, "the other schemes' trials are kept"
     if damage is _flip:
@@ -274,7 +249,7 @@ def test_weights_that_vanish_are_trained_again(
     small: Make, undisturbed: Run, tmp_path: Path
 ) -> None:
     with pytest.raises(DriverCrashed):
-        run(small(), listener=_when("trial", _crash, "shard"))
+        run(small(), listener=when("trial", _crash, "shard"))
     for weights in (tmp_path / "store").glob("models/*/*.safetensors"):
         weights.unlink()
     _same(open_run(run(small()).uri), undisturbed)
@@ -286,7 +261,7 @@ def test_trials_on_ranks_of_other_weights_are_never_mixed(
 ) -> None:
     """On a GPU a model that is trained again is another one; here another seed stands for that."""
     with pytest.raises(DriverCrashed):
-        run(small(), listener=_when("trial", _crash, "shard"))
+        run(small(), listener=when("trial", _crash, "shard"))
     store = tmp_path / "store"
     for weights in store.glob("models/*/*.safetensors"):
         weights.unlink()
@@ -325,7 +300,7 @@ def test_a_changed_test_set_is_another_run(small: Make, tmp_path: Path) -> None:
     path = tmp_path / "test.npz"
     test = _npz(path, 100, 30)
     with pytest.raises(DriverCrashed):
-        run(small(test=test), listener=_when("trial", _crash, "shard"))
+        run(small(test=test), listener=when("trial", _crash, "shard"))
     (old,) = (tmp_path / "store" / "runs").iterdir()
     before = {file: file.read_bytes() for file in old.rglob("*") if file.is_file()}
     _npz(path, 130, 30)
@@ -349,7 +324,7 @@ def test_a_factory_that_is_edited_under_way_is_not_mixed_in(
         source.write_text(text.replace("nn.ReLU()", "nn.Softplus()"))
 
     with pytest.raises(ShardError, match="source of edited_models:trained is not what it was"):
-        run(small(models=models), listener=_when("trial", edit))
+        run(small(models=models), listener=when("trial", edit))
     (old,) = (tmp_path / "store" / "runs").iterdir()
     assert _records(tmp_path / "store", "trial") == []
     del sys.modules["edited_models"]
