@@ -6,7 +6,7 @@ Zhu 2021). For every other class t, steps of the sign of grad p_t lead from x to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,14 +15,14 @@ from torch import Tensor
 from gradattr.attribution.baselines import per_channel
 from gradattr.attribution.block import Block
 from gradattr.attribution.evaluator import Choose
+from gradattr.attribution.procedure import Made, Procedure
 from gradattr.attribution.target import Objective, probability
-from gradattr.attribution.walks import Walk, Walked
 
 StepFrom = Literal["current", "original"]
 
 
 @dataclass(frozen=True)
-class AdversarialPaths(Walk):
+class AdversarialPaths(Procedure):
     """Mean over classes t of the sum over steps of -g * (x_{j+1} - x_j), x_{j+1} = x_j + ``eps``
     sign grad p_t(x_j), until t is predicted or ``iterations`` steps are done.
 
@@ -46,19 +46,19 @@ class AdversarialPaths(Walk):
         if self.step_from not in ("current", "original"):
             raise ValueError(f"step_from: '{self.step_from}' given, 'current' or 'original'")
 
-    @property
-    def evaluations(self) -> int:
-        """Two gradients per step, of p_t and of the score."""
-        return 2 * self.iterations * self.classes
+    def evaluations(self, classes: int, shape: tuple[int, ...]) -> int:
+        """Two gradients per step, of p_t and of the score; fewer where t is reached earlier."""
+        return 2 * self.iterations * self._led_to(classes)
 
-    def among(self, classes: int) -> AdversarialPaths:
-        return replace(self, classes=max(1, min(self.classes, classes - 1)))
+    def _led_to(self, classes: int) -> int:
+        """As many other classes of a model of so many."""
+        return max(1, min(self.classes, classes - 1))
 
-    def walk(self, block: Block, index: Tensor, objective: Objective) -> Walked:
+    def run(self, block: Block, index: Tensor, objective: Objective) -> Made:
         count = block.own_logits.shape[1]
         if count < 2:
             raise ValueError("adversarial paths lead to another class, and the model has but one")
-        others = other_classes(index, count, self.among(count).classes)
+        others = other_classes(index, count, self._led_to(count))
         maps = torch.zeros_like(block.x)
         score = torch.zeros_like(index, dtype=block.x.dtype)
         sample = torch.arange(len(index), device=index.device).repeat_interleave(others.shape[1])
@@ -72,7 +72,7 @@ class AdversarialPaths(Walk):
             maps.index_add_(0, rows, part / others.shape[1])
             values = objective(block.evaluator.logits(ends), index[rows]).to(score.dtype)
             score.index_add_(0, rows, values / others.shape[1])
-        return Walked(maps, score if self.step_from == "current" else None)
+        return Made(maps, score if self.step_from == "current" else None)
 
     def _lead(
         self, block: Block, x: Tensor, index: Tensor, other: Tensor, objective: Objective

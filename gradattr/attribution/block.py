@@ -37,6 +37,14 @@ class Shared:
 
 
 @dataclass
+class Known:
+    """What has been found out about the samples of a block."""
+
+    origins: dict[Start, Origin] = field(default_factory=dict)
+    unlearned: dict[Unlearned, Tensor] = field(default_factory=dict)
+
+
+@dataclass
 class Block:
     """At most ``batch_size`` samples x (n, ...), with what is computed for them only once."""
 
@@ -48,8 +56,7 @@ class Block:
     shared: Shared
     logits: Tensor | None = None
     """(n, classes) at the samples, where they are known already."""
-    _origins: dict[Start, Origin] = field(default_factory=dict)
-    _unlearned: dict[Unlearned, Tensor] = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
 
     @cached_property
     def h(self) -> Tensor:
@@ -71,14 +78,16 @@ class Block:
     def draw(self, baseline: Start, copy: int) -> Tensor:
         """Draw number ``copy`` of x', (n, ...)."""
         if isinstance(baseline, Unlearned):
-            if baseline not in self._unlearned:
-                self._unlearned[baseline] = baseline.find(self.evaluator, self.x, self.predicted)
-            return self._unlearned[baseline]
+            if baseline not in self.known.unlearned:
+                self.known.unlearned[baseline] = baseline.find(
+                    self.evaluator, self.x, self.predicted
+                )
+            return self.known.unlearned[baseline]
         return baseline.draw(self.x, self.seeds, copy, self.normalization)
 
     def origin(self, baseline: Start) -> Origin:
         """The first draw of ``baseline``, evaluated once however many methods start there."""
-        if baseline not in self._origins:
+        if baseline not in self.known.origins:
             if isinstance(baseline, Sample):
                 x = baseline.draw_other(self.x, self.seeds, self.normalization)
             else:
@@ -90,8 +99,8 @@ class Block:
                 origin = Origin(x, one.h.expand_as(self.h), one.logits.expand(len(x), -1))
             else:
                 origin = self.evaluated(x)
-            self._origins[baseline] = origin
-        return self._origins[baseline]
+            self.known.origins[baseline] = origin
+        return self.known.origins[baseline]
 
     def mean_score(
         self, baseline: Start, draws: int, index: Tensor, objective: Objective

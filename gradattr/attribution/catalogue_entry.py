@@ -32,9 +32,9 @@ class MethodInfo:
     name: str
     formula: str
     source: str
-    cost: int | str
-    """Forward-and-backward passes per image: a number, or a sum of products of numbers and
-    parameters, such as 'steps + 2'."""
+    cost: int | str | None
+    """Model evaluations per image: a number, or a sum of products of numbers and parameters, such
+    as 'steps + 2'; None where it depends on the image's size or the model."""
     cost_text: str
     needs: tuple[str, ...]
     completeness: bool
@@ -45,10 +45,13 @@ class MethodInfo:
     parameters: tuple[Parameter, ...] = ()
 
     def evaluations(self, parameters: Mapping[str, object] | None = None) -> int:
-        """Forward-and-backward passes per image with these parameters, else the defaults.
+        """Model evaluations per image with these parameters, else the defaults.
 
-        Raises ValueError if the parameter that sets the cost is not a number.
+        Raises ValueError if the parameter that sets the cost is not a number, and if the cost is
+        not set by parameters alone.
         """
+        if self.cost is None:
+            raise ValueError(f"method '{self.name}': the cost is {self.cost_text}")
         if isinstance(self.cost, int):
             return self.cost
         defaults = {parameter.name: parameter.default for parameter in self.parameters}

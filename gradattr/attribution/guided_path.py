@@ -14,17 +14,17 @@ from torch import Tensor
 
 from gradattr.attribution.block import Block
 from gradattr.attribution.path_facts import log_confidence, path_facts
+from gradattr.attribution.procedure import Made, Procedure
 from gradattr.attribution.sampling import start_evaluations
 from gradattr.attribution.target import Objective
 from gradattr.attribution.unlearning import Start
-from gradattr.attribution.walks import Walk, Walked
 
 #: Distances to go that differ by so little, absolutely or relatively, are equal.
 _CLOSE = 1e-9
 
 
 @dataclass(frozen=True)
-class GuidedPath(Walk):
+class GuidedPath(Procedure):
     """From a baseline x' to x in ``steps`` steps, each of which reduces the L1 distance to x by
     1/steps: the ``fraction`` of the coordinates with the smallest |gradient| move first, no
     coordinate leaves the band of ``max_dist`` around the straight line's place."""
@@ -41,11 +41,10 @@ class GuidedPath(Walk):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} given, 0 to 1 expected")
 
-    @property
-    def evaluations(self) -> int:
+    def evaluations(self, classes: int, shape: tuple[int, ...]) -> int:
         return self.steps + start_evaluations(self.baseline)
 
-    def walk(self, block: Block, index: Tensor, objective: Objective) -> Walked:
+    def run(self, block: Block, index: Tensor, objective: Objective) -> Made:
         evaluator, origin = block.evaluator, block.origin(self.baseline)
         # In float64: 1/steps of a distance is told from rounding.
         start = origin.x.flatten(1).double()
@@ -63,7 +62,7 @@ class GuidedPath(Walk):
             place = moved
         end = log_confidence(block.own_logits, index)
         alphas = [step / self.steps for step in range(self.steps)]
-        return Walked(
+        return Made(
             maps.to(block.x.dtype).view_as(block.x),
             objective(origin.logits, index),
             path_facts(log_confidence(origin.logits, index), along, end, alphas),

@@ -10,24 +10,26 @@ sharding and the other methods of the call do not change what is added to what.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from gradattr.attribution.baselines import Normalization
-from gradattr.attribution.block import Block, Shared
+from gradattr.attribution.block import Block, Known, Shared
 from gradattr.attribution.evaluated_steps import OneStep, Scalar, only_step, steps_of
 from gradattr.attribution.evaluator import Choose, Evaluator
 from gradattr.attribution.noise import standard_normal
 from gradattr.attribution.path_facts import PathFacts, log_confidence, path_facts
+from gradattr.attribution.post_steps import apply_steps
+from gradattr.attribution.procedure import Made, Procedure
 from gradattr.attribution.reductions import Reduction
-from gradattr.attribution.requests import MethodRequest, OtherModel, RandomScores, Source
+from gradattr.attribution.requests import MethodRequest
 from gradattr.attribution.result import Attribution, Status, concatenate
-from gradattr.attribution.sampling import AtInput, Pass
+from gradattr.attribution.sampling import AtInput, NoisyCopies, Pass, noisy_copy
+from gradattr.attribution.sources import OtherModel, RandomScores, Source
 from gradattr.attribution.target import TargetName, logit, resolve_target
 from gradattr.attribution.unlearning import Unlearned
-from gradattr.attribution.walks import Walk
 
 
 def attribute(
@@ -70,31 +72,24 @@ def attribute(
     return [concatenate([part[i] for part in parts]) for i in range(len(requests))]
 
 
-@dataclass(frozen=True)
-class _Made:
-    """A map (n, ...), the score (n,) it is complete against, and facts of its path, if any."""
-
-    maps: Tensor
-    baseline_score: Tensor | None = None
-    facts: PathFacts | None = None
-    degenerate: Tensor | None = None
-    """(n,) bool."""
-
-
 def _attribute_block(
     block: Block, requests: Sequence[MethodRequest], labels: Tensor | None
 ) -> list[Attribution]:
     logits, scalars = _at_input(block, requests, labels)
     block.logits = logits
-    groups: dict[tuple[Source, TargetName], list[int]] = {}
+    groups: dict[tuple[Source, TargetName, NoisyCopies | None], list[int]] = {}
     for number, request in enumerate(requests):
-        groups.setdefault((request.source, request.target), []).append(number)
+        key = (request.source, request.target, request.smooth)
+        groups.setdefault(key, []).append(number)
     results: dict[int, Attribution] = {}
-    for (source, target), numbers in groups.items():
+    for (source, target, smooth), numbers in groups.items():
         reductions = [requests[number].reduction for number in numbers]
-        made = _make(block, source, scalars[target], reductions)
+        if smooth is None:
+            made = _make(block, source, scalars[target], reductions)
+        else:
+            made = _smoothed(block, source, scalars[target], reductions, smooth)
         for number, one in zip(numbers, made, strict=True):
-            results[number] = _attribution(requests[number], one, scalars[target], logits)
+            results[number] = _attribution(requests[number], one, scalars[target], logits, block.x)
     return [results[number] for number in range(len(requests))]
 
 
@@ -106,7 +101,9 @@ def _at_input(
     def chooser(target: TargetName) -> Choose:
         return lambda logits: resolve_target(target, _classes(logits), labels)
 
-    at_input = dict.fromkeys(r.target for r in requests if isinstance(r.source, AtInput))
+    at_input = dict.fromkeys(
+        r.target for r in requests if isinstance(r.source, AtInput) and r.smooth is None
+    )
     logits, explained = block.evaluator.logits_and_gradients(
         block.h, [chooser(target) for target in at_input]
     )
@@ -120,10 +117,10 @@ def _at_input(
 
 def _make(
     block: Block, source: Source, scalar: Scalar, reductions: Sequence[Reduction]
-) -> list[_Made]:
+) -> list[Made]:
     """The maps of requests that share a source and a target."""
     if isinstance(source, RandomScores):
-        return [_Made(standard_normal(block.x, block.seeds, "random")) for _ in reductions]
+        return [Made(standard_normal(block.x, block.seeds, "random")) for _ in reductions]
     if isinstance(source, OtherModel):
         other = source.evaluator
         _, grads, _ = other.gradients(other.stem(block.x), scalar.index, logit)
@@ -135,29 +132,75 @@ def _make(
             return made
         zero_score = scalar.objective(block.zero_logits(), scalar.index)
         return _against(zero_score, Reduction.TIMES_INPUT, made, reductions)
-    if isinstance(source, Walk):
-        walked = source.walk(block, scalar.index, scalar.objective)
-        return [_Made(*walked) for _ in reductions]
+    if isinstance(source, Procedure):
+        return [source.run(block, scalar.index, scalar.objective)] * len(reductions)
     opened = source.open(block)
     along: list[Tensor] = []
     steps = steps_of(opened, block, scalar, along)
     made = _reduced(block.evaluator, block.x, steps, opened.displacement, reductions)
-    made = [replace(one, facts=_facts(opened, block, scalar, along)) for one in made]
+    made = [one._replace(facts=_facts(opened, block, scalar, along)) for one in made]
     if isinstance(getattr(source, "baseline", None), Unlearned) and opened.displacement is not None:
         nowhere = (opened.displacement == 0).flatten(1).all(1)
-        made = [replace(one, degenerate=nowhere) for one in made]
+        made = [one._replace(degenerate=nowhere) for one in made]
     if Reduction.TIMES_DIFFERENCE not in reductions:
         return made
     baseline_score = opened.baseline_score(scalar.index, scalar.objective)
     return _against(baseline_score, Reduction.TIMES_DIFFERENCE, made, reductions)
 
 
+def _smoothed(
+    block: Block,
+    source: Source,
+    scalar: Scalar,
+    reductions: Sequence[Reduction],
+    copies: NoisyCopies,
+) -> list[Made]:
+    """The mean of the maps of noisy copies, which are explained for the samples' own classes.
+
+    What is random in the method itself is drawn once, the same for every copy. A smoothed map is
+    complete against nothing in particular.
+    """
+    n = len(block.x)
+    at_once = max(1, block.batch_size // n)
+    totals: list[Tensor | None] = [None] * len(reductions)
+    stuck = [torch.ones(n, dtype=torch.bool, device=block.x.device) for _ in reductions]
+    for first in range(0, copies.samples, at_once):
+        count = min(at_once, copies.samples - first)
+        steps = range(first, first + count)
+        noisy = replace(
+            block,
+            x=torch.cat([noisy_copy(block.x, block.seeds, copies.sigma, step) for step in steps]),
+            seeds=list(block.seeds) * count,
+            logits=None,
+            known=Known(),
+        )
+        index = scalar.index.repeat(count)
+        grads = None
+        if isinstance(source, AtInput):
+            _, grads, _ = block.evaluator.gradients(noisy.h, index, scalar.objective)
+        there = Scalar(index, scalar.objective, scalar.score.repeat(count), grads)
+        for place, made in enumerate(_make(noisy, source, there, reductions)):
+            for maps in made.maps.chunk(count):
+                part = maps / copies.samples
+                total = totals[place]
+                totals[place] = part if total is None else total.add_(part)
+            if made.degenerate is None:
+                stuck[place][:] = False
+            else:
+                stuck[place] &= torch.stack(made.degenerate.chunk(count)).all(0)
+    return [
+        Made(total, degenerate=degenerate)
+        for total, degenerate in zip(totals, stuck, strict=True)
+        if total is not None
+    ]
+
+
 def _against(
-    score: Tensor | None, kind: Reduction, made: list[_Made], reductions: Sequence[Reduction]
-) -> list[_Made]:
+    score: Tensor | None, kind: Reduction, made: list[Made], reductions: Sequence[Reduction]
+) -> list[Made]:
     """Note the score that maps of this kind are complete against."""
     return [
-        replace(one, baseline_score=score) if reduction is kind else one
+        one._replace(baseline_score=score) if reduction is kind else one
         for one, reduction in zip(made, reductions, strict=True)
     ]
 
@@ -175,7 +218,7 @@ def _reduced(
     steps: Iterable[OneStep],
     displacement: Tensor | None,
     reductions: Sequence[Reduction],
-) -> list[_Made]:
+) -> list[Made]:
     """One map per reduction, from statistics that the reductions share."""
     kinds = [r.statistic(one_displacement=displacement is not None) for r in reductions]
     statistics = {kind: kind() for kind in kinds}
@@ -187,18 +230,19 @@ def _reduced(
         for kind, statistic in statistics.items()
     }
     return [
-        _Made(reduction.map(finished[kind], x, displacement))
+        Made(reduction.map(finished[kind], x, displacement))
         for reduction, kind in zip(reductions, kinds, strict=True)
     ]
 
 
 def _attribution(
-    request: MethodRequest, made: _Made, scalar: Scalar, logits: Tensor
+    request: MethodRequest, made: Made, scalar: Scalar, logits: Tensor, x: Tensor
 ) -> Attribution:
-    maps = made.maps.contiguous()
+    maps = apply_steps(made.maps, request.post).contiguous()
     gap = None
     if made.baseline_score is not None:
-        total = maps.flatten(1).sum(1, dtype=torch.float64)
+        # The law is the method's own: of its map before any further step.
+        total = made.maps.flatten(1).sum(1, dtype=torch.float64)
         gap = (total - (scalar.score - made.baseline_score)).to(scalar.score.dtype)
     finite = torch.isfinite(maps.flatten(1)).all(1) & torch.isfinite(scalar.score)
     nowhere = torch.zeros_like(finite) if made.degenerate is None else made.degenerate
@@ -217,7 +261,7 @@ def _attribution(
         completeness_gap=gap,
         baseline_confidence=None if made.facts is None else made.facts.baseline_confidence,
         path_spearman=None if made.facts is None else made.facts.spearman,
-        evaluations=request.among(logits.shape[1]).source.evaluations,
+        evaluations=request.evaluations(logits.shape[1], tuple(x.shape[1:])),
         status=status,
     )
 

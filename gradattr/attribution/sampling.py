@@ -141,15 +141,12 @@ class _NoisyPass:
 
     def __init__(self, sampling: NoisyCopies, block: Block) -> None:
         self.block = block
-        self.sigma = sampling.sigma * value_range(block.x)
+        self.sigma = sampling.sigma
         self.weights = [1 / sampling.samples] * sampling.samples
 
     def points(self, steps: range) -> Points:
         block = self.block
-        copies = [
-            block.x + self.sigma * standard_normal(block.x, block.seeds, "noise", step)
-            for step in steps
-        ]
+        copies = [noisy_copy(block.x, block.seeds, self.sigma, step) for step in steps]
         return Points(block.evaluator.stem(joined(copies)), None)
 
     def baseline_score(self, index: Tensor, objective: Objective) -> Tensor | None:
@@ -226,6 +223,11 @@ class _WanderingPass:
     def baseline_score(self, index: Tensor, objective: Objective) -> Tensor | None:
         sampling = self.sampling
         return self.block.mean_score(sampling.baseline, sampling.samples, index, objective)
+
+
+def noisy_copy(x: Tensor, seeds: Sequence[int], sigma: float, copy: int) -> Tensor:
+    """x + sigma * (max x - min x) * n_k of samples x (n, ...), for k = ``copy``."""
+    return x + sigma * value_range(x) * standard_normal(x, seeds, "noise", copy)
 
 
 def start_evaluations(baseline: Start) -> int:

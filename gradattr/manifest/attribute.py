@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from gradattr.manifest.common import ManifestBase
 from gradattr.manifest.data import DataSpec, Preprocess
-from gradattr.manifest.methods import LinearMethod, MethodSpec, Target, check_unique_ids
+from gradattr.manifest.method_base import Target
+from gradattr.manifest.methods import LinearMethod, MethodSpec, check_unique_ids
 from gradattr.manifest.model import ModelSpec
 from gradattr.manifest.operation import Errors
 

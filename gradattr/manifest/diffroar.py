@@ -9,7 +9,8 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from gradattr.manifest.base import Label, Spec
 from gradattr.manifest.common import ManifestBase
 from gradattr.manifest.data import DataSpec, Preprocess
-from gradattr.manifest.methods import GradientMethod, MethodSpec, Target, check_unique_ids
+from gradattr.manifest.method_base import Target
+from gradattr.manifest.methods import GradientMethod, MethodSpec, check_unique_ids
 from gradattr.manifest.model import ModelSpec, TrainingRecipe
 
 _DATA: TypeAdapter[Any] = TypeAdapter(DataSpec)

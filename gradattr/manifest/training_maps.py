@@ -8,12 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from gradattr.manifest.base import Label, Spec
-from gradattr.manifest.methods import (
-    LinearMethod,
-    MethodSpec,
-    SampleBaseline,
-    Target,
-)
+from gradattr.manifest.baselines import SampleBaseline
+from gradattr.manifest.method_base import Target
+from gradattr.manifest.methods import LinearMethod, MethodSpec
 
 Positive = Annotated[int, Field(gt=0)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,21 +20,21 @@ from gradattr.attribution.baselines import (
 )
 from gradattr.attribution.evaluator import Evaluator, PlainEvaluator
 from gradattr.attribution.requests import MethodRequest, method_request
+from gradattr.attribution.sampling import NoisyCopies
 from gradattr.attribution.unlearning import Start, Unlearned
 from gradattr.errors import MethodError
 from gradattr.manifest.attribute import AttributeManifest
-from gradattr.manifest.data import Preprocess
-from gradattr.manifest.diffroar import DiffRoarManifest
-from gradattr.manifest.methods import (
+from gradattr.manifest.baselines import (
     AnyBaseline,
     BlurBaseline,
-    LinearMethod,
-    MethodSpec,
     NoiseBaseline,
     SampleBaseline,
-    Target,
     UniBaseline,
 )
+from gradattr.manifest.data import Preprocess
+from gradattr.manifest.diffroar import DiffRoarManifest
+from gradattr.manifest.method_base import MethodBase, Target
+from gradattr.manifest.methods import LinearMethod, MethodSpec
 from gradattr.work.context import method_id
 
 #: Manifests with methods and a target.
@@ -82,8 +83,7 @@ def stand_in_requests(
     pool = torch.zeros((1, *shape))
     size = shape[0] * shape[1] * shape[2]
     linear = PlainEvaluator(nn.Sequential(nn.Flatten(), nn.Linear(size, num_classes)))
-    requests = method_requests(manifest, lambda label: pool, lambda label: linear, methods)
-    return [request.among(num_classes) for request in requests]
+    return method_requests(manifest, lambda label: pool, lambda label: linear, methods)
 
 
 def request_of(
@@ -96,22 +96,30 @@ def request_of(
     label = method_id(method)
     try:
         parameters = _parameters(method, label, pools, linear_models)
+        smooth = method.smooth
         target = default_target if method.target is None else method.target
-        return method_request(method.name, id=label, target=target, **parameters)
+        return method_request(
+            method.name,
+            id=label,
+            target=target,
+            smooth=None if smooth is None else NoisyCopies(smooth.samples, smooth.sigma),
+            post=method.post,
+            **parameters,
+        )
     except ValueError as error:
         raise MethodError(f"method '{label}': {error}") from None
 
 
 def _parameters(
     method: MethodSpec, label: str, pools: Pools, linear_models: LinearModels
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Of the mathematics: they are called as in the manifest, but for models and baselines."""
     if isinstance(method, LinearMethod):
         return {"linear_model": linear_models(label)}
-    left_out = {"name", "id", "target", "baseline"}
+    left_out = {*MethodBase.model_fields, "name", "baseline"}
     if method.name == "expected_gradients":
         left_out.add("stdev")
-    parameters: dict[str, object] = {
+    parameters: dict[str, Any] = {
         name: getattr(method, name) for name in type(method).model_fields if name not in left_out
     }
     baseline = getattr(method, "baseline", None)

@@ -13,7 +13,7 @@ from gradattr.attribution.tuned import Precision, tune
 from gradattr.data.registry import read_shard
 from gradattr.data.types import ShardRef
 from gradattr.errors import DataError, ModelError
-from gradattr.manifest.methods import SampleBaseline
+from gradattr.manifest.baselines import SampleBaseline
 from gradattr.manifest.model import AnyModel, PythonModel
 from gradattr.models import build_model, load_model, load_trained, read_trained
 from gradattr.models.architectures import describe

@@ -85,7 +85,7 @@ def test_other_baselines(network, images, assert_close):
     assert_close(found.maps, loop(model, x, start.expand_as(x), 7, 0.25, 0.02), 1e-7)
     for baseline in (Blur(5, 2.0), Unlearned(iterations=2)):
         assert guided_ig(model, x, steps=5, baseline=baseline).status == ("ok", "ok")
-    assert method_request("guided_ig", baseline=Unlearned()).source.evaluations == 200 + 12
+    assert method_request("guided_ig", baseline=Unlearned()).evaluations(10, (3, 8, 8)) == 200 + 12
 
 
 def test_a_linear_model_gives_weight_times_difference(network, images):

@@ -296,7 +296,7 @@ def test_results_carry_logits_index_score_and_cost():
     for request, result in zip(REQUESTS, results, strict=True):
         torch.testing.assert_close(result.logits, logits)
         assert (result.method, result.target) == (request.id, request.target)
-        assert result.evaluations == request.among(CLASSES).source.evaluations
+        assert result.evaluations == request.evaluations(CLASSES, tuple(x.shape[1:]))
         assert not result.maps.requires_grad
         assert result.maps.is_contiguous()
     complete = {r.method for r in results if r.completeness_gap is not None}

@@ -14,7 +14,8 @@ import torch
 from gradattr.attribution.baselines import Normalization
 from gradattr.attribution.evaluator import Evaluator
 from gradattr.attribution.requests import MethodRequest
-from gradattr.manifest.methods import LinearMethod, SampleBaseline
+from gradattr.manifest.baselines import SampleBaseline
+from gradattr.manifest.methods import LinearMethod
 from gradattr.manifest.model import LinearModel
 from gradattr.storage.objects import open_store
 from gradattr.work.context import MAIN, RunContext, linear_role, method_id

@@ -10,7 +10,7 @@ import torch
 from gradattr.attribution.baselines import Normalization
 from gradattr.attribution.evaluator import Evaluator
 from gradattr.attribution.requests import MethodRequest
-from gradattr.manifest.methods import SampleBaseline
+from gradattr.manifest.baselines import SampleBaseline
 from gradattr.storage.objects import open_store
 from gradattr.work.context import RunContext, method_id
 from gradattr.work.diffroar.audit import base_models, ranker_methods

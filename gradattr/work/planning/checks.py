@@ -5,12 +5,10 @@ from __future__ import annotations
 from gradattr.data.types import DataIndex
 from gradattr.errors import DataError, MethodError
 from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.baselines import MeanBaseline
 from gradattr.manifest.data import Preprocess
-from gradattr.manifest.methods import (
-    MeanBaseline,
-    MethodSpec,
-    Target,
-)
+from gradattr.manifest.method_base import Target
+from gradattr.manifest.methods import MethodSpec
 from gradattr.work.context import method_id
 from gradattr.work.methods import stand_in_requests
 

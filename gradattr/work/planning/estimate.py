@@ -50,7 +50,9 @@ def estimate(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str
     evaluations: dict[str, int] = {}
     if isinstance(manifest, AttributeManifest):
         requests = stand_in_requests(manifest, context.shape, context.num_classes)
-        evaluations[ATTRIBUTE_STAGE] = plan.rows * evaluations_per_row(requests)
+        evaluations[ATTRIBUTE_STAGE] = plan.rows * evaluations_per_row(
+            requests, context.num_classes, context.shape
+        )
     audit = isinstance(manifest, DiffRoarManifest)
     if audit:
         evaluations[RANK_STAGE] = rank_evaluations(context)
@@ -66,7 +68,7 @@ def estimate(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str
         "rows": plan.rows,
         "committed": find_commit(store, plan.run_id) is not None,
         "stages": [_stage(context, stage, done, evaluations, costs) for stage in plan.stages],
-        "methods": _methods(requests),
+        "methods": _methods(context, requests),
         "maps": manifest.store.maps,
         "map_bytes": _map_bytes(context, plan.rows) if requests else {},
         "audit": audit_size(context) if audit else None,
@@ -75,16 +77,17 @@ def estimate(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str
     }
 
 
-def _methods(requests: Sequence[MethodRequest]) -> list[dict[str, Any]]:
+def _methods(context: RunContext, requests: Sequence[MethodRequest]) -> list[dict[str, Any]]:
     found = []
     for group in groups(requests):
         for request in group:
             others = [other.id for other in group if other is not request]
+            evaluations = request.evaluations(context.num_classes, context.shape)
             found.append(
                 {
                     "method": request.id,
-                    "evaluations": request.source.evaluations,
-                    "shared_with": others if request.source.evaluations else [],
+                    "evaluations": evaluations,
+                    "shared_with": others if evaluations else [],
                 }
             )
     order = [request.id for request in requests]

@@ -103,9 +103,8 @@ def _map_seconds(context: RunContext, name: str, spec: AnyModel) -> float:
 def _evaluations(context: RunContext, ranker: str) -> int:
     manifest = context.audit_manifest
     methods = ranker_methods(manifest, ranker)
-    return evaluations_per_row(
-        stand_in_requests(manifest, context.shape, context.num_classes, methods)
-    )
+    requests = stand_in_requests(manifest, context.shape, context.num_classes, methods)
+    return evaluations_per_row(requests, context.num_classes, context.shape)
 
 
 def _epochs(context: RunContext) -> dict[str, int]:

@@ -77,7 +77,7 @@ def tfa_evaluations(context: RunContext) -> dict[str, int]:
     """Model evaluations at most, by stage."""
     manifest = context.tfa_manifest
     size = tfa_size(context)
-    per_pair = sum(_evaluations(spec) for spec in manifest.maps)
+    per_pair = sum(_evaluations(context, spec) for spec in manifest.maps)
     scoring = {TDA_STAGE: size["training_examples"] * size["passes"]}
     if manifest.index_of is not None:
         scoring = {LOOKUP_STAGE: manifest.queries.bound * _candidates(manifest)}
@@ -100,7 +100,7 @@ def tfa_costs(context: RunContext) -> Costs:
     per_copy = _map_seconds(context, products, device)
     passes = _passes(manifest, numbers) / len(blocks(manifest))
     per_query = 2 * manifest.top * len(manifest.scores)
-    copies = sum(_evaluations(spec) for spec in manifest.maps)
+    copies = sum(_evaluations(context, spec) for spec in manifest.maps)
     costs: Costs = {
         PREDICT_STAGE: _per_rows(per_example / 3),
         TDA_STAGE: _per_rows(per_example * passes),
@@ -133,11 +133,12 @@ def _map_bytes(context: RunContext, spec: AnyMap) -> int:
     )
 
 
-def _evaluations(spec: AnyMap) -> int:
+def _evaluations(context: RunContext, spec: AnyMap) -> int:
     """Model evaluations of one map."""
     if isinstance(spec, TfaMap):
         return spec.samples if spec.sigma > 0 else 1
-    return request_of(spec.method, spec.target, no_pool, no_model).source.evaluations
+    request = request_of(spec.method, spec.target, no_pool, no_model)
+    return request.evaluations(context.num_classes, context.shape)
 
 
 def _parameters(context: RunContext, model: nn.Module) -> int:

@@ -9,10 +9,10 @@ from gradattr.data.registry import input_shape, sample_shards
 from gradattr.data.types import DataIndex
 from gradattr.errors import DataError
 from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.baselines import SampleBaseline
 from gradattr.manifest.data import Preprocess
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.kinds import Manifest
-from gradattr.manifest.methods import SampleBaseline
 from gradattr.plan import Plan, Stage, assemble
 from gradattr.seeds import derive_seed
 from gradattr.storage.objects import ObjectStore

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from gradattr.attribution.passes import attribute
-from gradattr.attribution.requests import MethodRequest, OtherModel
+from gradattr.attribution.requests import MethodRequest
+from gradattr.attribution.sources import OtherModel
 from gradattr.attribution.unlearning import Unlearned
 from gradattr.manifest.model import AnyModel
 from gradattr.models import build_model
@@ -57,16 +58,19 @@ def groups(requests: Sequence[MethodRequest]) -> list[list[MethodRequest]]:
     """Requests that share their passes."""
     found: dict[object, list[MethodRequest]] = {}
     for request in requests:
-        found.setdefault((request.source, request.target), []).append(request)
+        key = (request.source, request.target, request.smooth)
+        found.setdefault(key, []).append(request)
     return list(found.values())
 
 
-def evaluations_per_row(requests: Sequence[MethodRequest]) -> int:
-    """Forward-and-backward passes per image, shared ones counted once."""
-    sources = [group[0].source for group in groups(requests)]
-    total = sum(source.evaluations for source in sources)
+def evaluations_per_row(
+    requests: Sequence[MethodRequest], classes: int, shape: tuple[int, int, int]
+) -> int:
+    """Model evaluations per image, of a model of so many classes; shared ones counted once."""
+    firsts = [group[0] for group in groups(requests)]
+    total = sum(request.evaluations(classes, shape) for request in firsts)
     # A baseline is found once for all methods that start there.
-    starts = [getattr(source, "baseline", None) for source in sources]
+    starts = [getattr(first.source, "baseline", None) for first in firsts if first.smooth is None]
     again = {start: starts.count(start) - 1 for start in starts if isinstance(start, Unlearned)}
     return total - sum(start.evaluations * count for start, count in again.items())
 
@@ -80,8 +84,9 @@ def attribution_seconds(
     batch_size = micro_batch(context, evaluator, device)
     # Time grows with the evaluations, so the cheapest request is timed and scaled.
     own = [request for request in requests if not isinstance(request.source, OtherModel)]
-    cheapest = min(own or requests, key=lambda request: request.source.evaluations or 10**9)
-    per_call = max(1, cheapest.source.evaluations)
+    size = (context.num_classes, context.shape)
+    cheapest = min(own or requests, key=lambda request: request.evaluations(*size) or 10**9)
+    per_call = max(1, cheapest.evaluations(*size))
     count = max(1, batch_size // per_call)
     x = example_input(context)[:1].to(device).expand(count, *context.shape).contiguous()
     now = clock(device)
@@ -100,7 +105,7 @@ def attribution_seconds(
         return now() - started
 
     once()
-    return min(once(), once()) / (count * per_call) * max(1, evaluations_per_row(requests))
+    return min(once(), once()) / (count * per_call) * max(1, evaluations_per_row(requests, *size))
 
 
 def ranking_seconds(context: RunContext) -> float:

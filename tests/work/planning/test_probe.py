@@ -9,7 +9,9 @@ from gradattr.work.planning.probe import evaluations_per_row
 
 
 def _count(manifest: Any, *methods: Any) -> int:
-    return evaluations_per_row(stand_in_requests(manifest(methods=list(methods)), (1, 8, 8), 10))
+    shape = (1, 8, 8)
+    requests = stand_in_requests(manifest(methods=list(methods)), shape, 10)
+    return evaluations_per_row(requests, 10, shape)
 
 
 def test_passes_are_counted_once(manifest: Any) -> None:
@@ -31,3 +33,12 @@ def test_paths_to_other_classes_are_as_many_as_there_are(manifest: Any) -> None:
     assert _count(manifest, "agi") == 2 * 20 * 9
     assert _count(manifest, {"name": "agi", "classes": 4, "iterations": 3}) == 2 * 3 * 4
     assert _count(manifest, "blur_ig", "guided_ig") == 100 + 200
+
+
+def test_a_smoothed_method_costs_as_much_for_every_copy(manifest: Any) -> None:
+    smooth = {"samples": 4}
+    assert _count(manifest, {"name": "uni", "smooth": smooth}) == 4 * 27
+    assert _count(manifest, "saliency", {"name": "gradient", "smooth": smooth}) == 1 + 4
+    # Steps on the finished map cost nothing, and share the passes of the map itself.
+    steps = {"name": "saliency", "id": "steps", "post": ["square", "channel_sum"]}
+    assert _count(manifest, "saliency", steps) == 1
