@@ -16,6 +16,8 @@ def pytest_configure() -> None:
     # Small tensors gain nothing from more threads, and on a busy machine two threads that wait
     # for each other can take ten times as long. Child processes inherit it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Language models come from folders; nothing is looked up on a hub.
+    os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(1)
     set_credentials()
 

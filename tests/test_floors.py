@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 #: From the bottom up. Rooms of one entry stand on one floor.
 FLOORS = (
     ("errors", "seeds", "canonical", "plan", "manifest"),
-    ("attribution", "retraining", "influence", "metrics"),
+    ("attribution", "patching", "retraining", "influence", "metrics"),
     ("data", "models", "storage"),
     ("report",),
     ("work",),
@@ -45,6 +45,7 @@ NOT_ALLOWED = {
     "plan": {"manifest"},
     "manifest": {"plan"},
     "attribution": {"manifest", "plan", "retraining"},
+    "patching": {"manifest", "plan", "retraining", "influence"},
     "retraining": {"manifest", "plan", "attribution"},
     "influence": {"manifest", "plan"},
     "metrics": {"manifest", "plan"},
@@ -62,7 +63,8 @@ LIBRARIES = {
     "canonical": _STANDARD_LIBRARY_ONLY,
     "plan": _STANDARD_LIBRARY_ONLY,
     "manifest": frozenset({"pydantic", "pydantic_core", "ruamel"}),
-    "attribution": _MATHEMATICS,
+    "attribution": _MATHEMATICS | {"skimage"},
+    "patching": _MATHEMATICS,
     "retraining": _MATHEMATICS,
     "influence": _MATHEMATICS,
     "metrics": _MATHEMATICS,
@@ -70,6 +72,7 @@ LIBRARIES = {
 
 #: What the command line may not pull in before it knows what to do.
 HEAVY = {"torch", "torchvision", "ray", "captum", "sklearn", "scipy", "matplotlib", "pandas"}
+HEAVY |= {"transformers", "tokenizers", "huggingface_hub", "skimage"}
 
 
 def _name(path: Path) -> str:
