@@ -63,8 +63,8 @@ def no_image(x: Tensor) -> str | None:
     if x.dim() == 4:
         return None
     return (
-        f"it masks regions of images (channels, height, width), and the model's inputs are of shape "
-        f"{tuple(x.shape[1:])}"
+        f"it masks regions of images (channels, height, width), and the model's inputs have the "
+        f"shape {tuple(x.shape[1:])}"
     )
 
 

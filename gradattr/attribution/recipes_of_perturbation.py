@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gradattr.attribution.baselines import Black
-from gradattr.attribution.sliding_windows import Occlusion
 from gradattr.attribution.reductions import Reduction
-from gradattr.attribution.random_masks import Rise
 from gradattr.attribution.segments import SegmentsName
+from gradattr.attribution.sliding_windows import Occlusion
+from gradattr.attribution.smooth_masks import Rise
 from gradattr.attribution.sources import Recipe
 from gradattr.attribution.surrogates import KernelShap, Lime
 from gradattr.attribution.unlearning import Start
