@@ -9,6 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradattr.attribution.attention_methods import (
+        attention,
+        attention_rollout,
+        attention_x_gradient,
+    )
     from gradattr.attribution.baselines import (
         Baseline,
         Black,
@@ -39,12 +44,14 @@ if TYPE_CHECKING:
     )
     from gradattr.attribution.passes import attribute
     from gradattr.attribution.path_methods import agi, blur_ig, guided_ig, uni
+    from gradattr.attribution.perturbation_methods import kernel_shap, lime, occlusion, rise
     from gradattr.attribution.requests import MethodRequest, method_request
     from gradattr.attribution.result import Attribution, concatenate
     from gradattr.attribution.tuned import tune
     from gradattr.attribution.unlearning import Unlearned
 
 _HOMES = {
+    "attention_methods": ("attention", "attention_rollout", "attention_x_gradient"),
     "baselines": (
         "Baseline",
         "Black",
@@ -75,6 +82,7 @@ _HOMES = {
     ),
     "passes": ("attribute",),
     "path_methods": ("agi", "blur_ig", "guided_ig", "uni"),
+    "perturbation_methods": ("kernel_shap", "lime", "occlusion", "rise"),
     "requests": ("MethodRequest", "method_request"),
     "result": ("Attribution", "concatenate"),
     "tuned": ("tune",),
@@ -103,6 +111,9 @@ __all__ = [
     "Uniform",
     "Unlearned",
     "agi",
+    "attention",
+    "attention_rollout",
+    "attention_x_gradient",
     "attribute",
     "blur_ig",
     "concatenate",
@@ -112,10 +123,14 @@ __all__ = [
     "guided_ig",
     "input_x_gradient",
     "integrated_gradients",
+    "kernel_shap",
+    "lime",
     "linear",
     "method_info",
     "method_request",
+    "occlusion",
     "random_attribution",
+    "rise",
     "saliency",
     "smoothgrad",
     "smoothgrad_x_input",

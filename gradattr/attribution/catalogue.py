@@ -12,7 +12,9 @@ from gradattr.attribution.catalogue_entry import (
     MethodInfo,
     Parameter,
 )
+from gradattr.attribution.catalogue_of_attention import ATTENTION_METHODS
 from gradattr.attribution.catalogue_of_paths import PATH_METHODS
+from gradattr.attribution.catalogue_of_perturbation import PERTURBATION_METHODS
 
 _AT_INPUT = (
     "1, shared by every method at the input, whatever their targets: one forward, and one backward "
@@ -115,6 +117,8 @@ _CATALOGUE = (
         _SMOOTH,
     ),
     *PATH_METHODS,
+    *ATTENTION_METHODS,
+    *PERTURBATION_METHODS,
     MethodInfo(
         "random",
         "N(0, I)",
