@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradattr.attribution.baselines import Normalization, Sample
 from gradattr.attribution.evaluator import Evaluator
+from gradattr.attribution.spatial_layers import SeenLayer
 from gradattr.attribution.target import Objective
 from gradattr.attribution.unlearning import Start, Unlearned
 
@@ -34,6 +35,8 @@ class Shared:
     """Logits (p, classes) of pools."""
     zero: Tensor | None = None
     """Logits (1, classes) of the input 0."""
+    layers: list[SeenLayer] | None = None
+    """What became of the network's modules in a pass of made-up inputs."""
 
 
 @dataclass

@@ -11,14 +11,13 @@ The first is averaged over channels; both are upsampled bilinearly to the image.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from gradattr.attribution.spatial_layers import located, upsampled
 from gradattr.errors import MethodError
 from gradattr.influence.differentiable import Direction, Tape
 from gradattr.influence.directions import Directions, query_loss
@@ -100,30 +99,6 @@ def agreement_maps(
         cosines.mean((1, 2)),
         (lengths == 0).all(2).all(1),
     )
-
-
-def located(values: Tensor) -> Tensor:
-    """Channels at locations (n, c, h, w), of a feature map or of the tokens (n, 1 + h h, c) or
-    (n, h h, c) of a vision transformer; a class token is left out.
-
-    Raises MethodError for anything else.
-    """
-    if values.dim() == 4:
-        return values
-    if values.dim() == 3:
-        for extra in (0, 1):
-            side = math.isqrt(values.shape[1] - extra)
-            if side > 1 and side * side == values.shape[1] - extra:
-                return torch.unflatten(values[:, extra:].transpose(1, 2), 2, (side, side))
-    raise MethodError(
-        f"an activation of shape {tuple(values.shape[1:])} per image has no locations; choose a "
-        "layer with feature maps (channels, height, width) or a square grid of tokens"
-    )
-
-
-def upsampled(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """(n, 1, h, w) -> (n, 1, *size), bilinearly."""
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def _unfolded(products: GradientProducts, x: Tensor, y: Tensor, layer: str) -> Wiring:

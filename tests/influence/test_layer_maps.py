@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gradattr.attribution.spatial_layers import located
 from gradattr.errors import MethodError
 from gradattr.influence import GradientProducts, agreement_maps, layer_maps
-from gradattr.influence.layer_maps import located
 
 Network = Callable[[str], nn.Module]
 Examples = Callable[..., tuple[Tensor, Tensor]]

@@ -1,0 +1,55 @@
+"""What the methods that look at one layer have in common: which layer that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from gradattr.attribution.block import Block
+from gradattr.attribution.procedure import Procedure
+from gradattr.attribution.spatial_layers import (
+    SeenLayer,
+    choose_layer,
+    named_layer,
+    probe,
+    survey,
+)
+from gradattr.errors import MethodError
+
+
+@dataclass(frozen=True)
+class LayerProcedure(Procedure):
+    """A method that looks at one layer with locations: the module called ``layer``, or the one
+    found by ``choose_layer``, the same for all samples."""
+
+    layer: str | None = None
+
+    def seen(self, block: Block) -> SeenLayer:
+        """The layer, looked for once per call. Raises MethodError where ``obstacle`` has a
+        reason."""
+        network = block.evaluator.network
+        if block.shared.layers is None:
+            block.shared.layers = _layers(network, block.x)
+        return self._choose(network, block.shared.layers)
+
+    def obstacle(self, network: nn.Module, x: Tensor) -> str | None:
+        try:
+            self._choose(network, _layers(network, x))
+        except MethodError as reason:
+            return str(reason)
+        return None
+
+    def _choose(self, network: nn.Module, layers: list[SeenLayer]) -> SeenLayer:
+        if self.layer is None:
+            return choose_layer(layers)
+        return named_layer(network, layers, self.layer)
+
+
+def _layers(network: nn.Module, x: Tensor) -> list[SeenLayer]:
+    if x.dim() != 4:
+        raise MethodError(
+            f"inputs of shape {tuple(x.shape[1:])} were given; a map of a layer needs images "
+            "(channels, height, width)"
+        )
+    return survey(network, probe(x))
