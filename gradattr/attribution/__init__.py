@@ -28,6 +28,17 @@ if TYPE_CHECKING:
     from gradattr.attribution.catalogue import method_info
     from gradattr.attribution.catalogue_entry import MethodInfo, Parameter
     from gradattr.attribution.evaluator import Choose, Evaluator, Explained, PlainEvaluator
+    from gradattr.attribution.layer_methods import (
+        deconvolution,
+        grad_cam,
+        grad_cam_plus_plus,
+        guided_backprop,
+        guided_grad_cam,
+        layer_activation,
+        layer_conductance,
+        layer_gradient_x_activation,
+        layer_integrated_gradients,
+    )
     from gradattr.attribution.methods import (
         expected_gradients,
         gradient,
@@ -66,6 +77,17 @@ _HOMES = {
     "catalogue": ("method_info",),
     "evaluator": ("Choose", "Evaluator", "Explained", "PlainEvaluator"),
     "catalogue_entry": ("MethodInfo", "Parameter"),
+    "layer_methods": (
+        "deconvolution",
+        "grad_cam",
+        "grad_cam_plus_plus",
+        "guided_backprop",
+        "guided_grad_cam",
+        "layer_activation",
+        "layer_conductance",
+        "layer_gradient_x_activation",
+        "layer_integrated_gradients",
+    ),
     "methods": (
         "expected_gradients",
         "gradient",
@@ -117,13 +139,22 @@ __all__ = [
     "attribute",
     "blur_ig",
     "concatenate",
+    "deconvolution",
     "expected_gradients",
+    "grad_cam",
+    "grad_cam_plus_plus",
     "gradient",
     "gradient_shap",
+    "guided_backprop",
+    "guided_grad_cam",
     "guided_ig",
     "input_x_gradient",
     "integrated_gradients",
     "kernel_shap",
+    "layer_activation",
+    "layer_conductance",
+    "layer_gradient_x_activation",
+    "layer_integrated_gradients",
     "lime",
     "linear",
     "method_info",

@@ -13,6 +13,7 @@ from gradattr.attribution.catalogue_entry import (
     Parameter,
 )
 from gradattr.attribution.catalogue_of_attention import ATTENTION_METHODS
+from gradattr.attribution.catalogue_of_layers import LAYER_METHODS, RECTIFIED_METHODS
 from gradattr.attribution.catalogue_of_paths import PATH_METHODS
 from gradattr.attribution.catalogue_of_perturbation import PERTURBATION_METHODS
 
@@ -117,6 +118,8 @@ _CATALOGUE = (
         _SMOOTH,
     ),
     *PATH_METHODS,
+    *RECTIFIED_METHODS,
+    *LAYER_METHODS,
     *ATTENTION_METHODS,
     *PERTURBATION_METHODS,
     MethodInfo(

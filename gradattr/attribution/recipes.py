@@ -15,6 +15,7 @@ from gradattr.attribution.evaluator import Evaluator
 from gradattr.attribution.guided_path import GuidedPath
 from gradattr.attribution.quadrature import RuleName
 from gradattr.attribution.recipes_of_attention import ATTENTION_RECIPES
+from gradattr.attribution.recipes_of_layers import LAYER_RECIPES, RECTIFIED_RECIPES
 from gradattr.attribution.recipes_of_perturbation import PERTURBATION_RECIPES
 from gradattr.attribution.reductions import Reduction
 from gradattr.attribution.sampling import AtInput, NoisyCopies, RandomPaths, StraightPath
@@ -122,6 +123,8 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "blur_ig": _blur_ig,
     "guided_ig": _guided_ig,
     "agi": _agi,
+    **RECTIFIED_RECIPES,
+    **LAYER_RECIPES,
     **ATTENTION_RECIPES,
     **PERTURBATION_RECIPES,
     "random": _random,

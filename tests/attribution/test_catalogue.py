@@ -10,6 +10,7 @@ import gradattr.attribution as attribution
 from gradattr.attribution import PlainEvaluator, Uniform, attribute, method_info, method_request
 from gradattr.attribution.catalogue import catalogue
 from gradattr.attribution.recipes import RECIPES
+from gradattr.attribution.recipes_of_layers import LAYER_RECIPES, RECTIFIED_RECIPES
 from tests.small_transformers import vit
 
 NEEDED = {
@@ -17,10 +18,20 @@ NEEDED = {
     "gradient_shap": {"baseline": Uniform()},
     "linear": {"linear_model": PlainEvaluator(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))},
 }
+
+
+def _convolutional():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = (nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 4, 3, 2), nn.ReLU())
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(196, 2)).double()
+
+
+_IMAGES = torch.rand(2, 3, 32, 32, dtype=torch.float64)
 #: Models with inputs, of methods that say nothing about a linear one.
 FITTING = {
-    name: (vit, torch.rand(2, 3, 32, 32, dtype=torch.float64))
-    for name in ("attention", "attention_rollout", "attention_x_gradient")
+    **dict.fromkeys(("attention", "attention_rollout", "attention_x_gradient"), (vit, _IMAGES)),
+    **dict.fromkeys([*RECTIFIED_RECIPES, *LAYER_RECIPES], (_convolutional, _IMAGES)),
 }
 ALL = [info.name for info in catalogue()]
 
