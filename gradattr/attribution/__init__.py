@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from gradattr.attribution.passes import attribute
     from gradattr.attribution.path_methods import agi, blur_ig, guided_ig, uni
     from gradattr.attribution.perturbation_methods import kernel_shap, lime, occlusion, rise
+    from gradattr.attribution.propagation_methods import deep_lift, deep_shap, lrp
     from gradattr.attribution.requests import MethodRequest, method_request
     from gradattr.attribution.result import Attribution, concatenate
     from gradattr.attribution.tuned import tune
@@ -105,6 +106,7 @@ _HOMES = {
     "passes": ("attribute",),
     "path_methods": ("agi", "blur_ig", "guided_ig", "uni"),
     "perturbation_methods": ("kernel_shap", "lime", "occlusion", "rise"),
+    "propagation_methods": ("deep_lift", "deep_shap", "lrp"),
     "requests": ("MethodRequest", "method_request"),
     "result": ("Attribution", "concatenate"),
     "tuned": ("tune",),
@@ -140,6 +142,8 @@ __all__ = [
     "blur_ig",
     "concatenate",
     "deconvolution",
+    "deep_lift",
+    "deep_shap",
     "expected_gradients",
     "grad_cam",
     "grad_cam_plus_plus",
@@ -157,6 +161,7 @@ __all__ = [
     "layer_integrated_gradients",
     "lime",
     "linear",
+    "lrp",
     "method_info",
     "method_request",
     "occlusion",

@@ -16,6 +16,7 @@ from gradattr.attribution.catalogue_of_attention import ATTENTION_METHODS
 from gradattr.attribution.catalogue_of_layers import LAYER_METHODS, RECTIFIED_METHODS
 from gradattr.attribution.catalogue_of_paths import PATH_METHODS
 from gradattr.attribution.catalogue_of_perturbation import PERTURBATION_METHODS
+from gradattr.attribution.catalogue_of_propagation import PROPAGATION_METHODS
 
 _AT_INPUT = (
     "1, shared by every method at the input, whatever their targets: one forward, and one backward "
@@ -119,6 +120,7 @@ _CATALOGUE = (
     ),
     *PATH_METHODS,
     *RECTIFIED_METHODS,
+    *PROPAGATION_METHODS,
     *LAYER_METHODS,
     *ATTENTION_METHODS,
     *PERTURBATION_METHODS,

@@ -17,6 +17,7 @@ from gradattr.attribution.quadrature import RuleName
 from gradattr.attribution.recipes_of_attention import ATTENTION_RECIPES
 from gradattr.attribution.recipes_of_layers import LAYER_RECIPES, RECTIFIED_RECIPES
 from gradattr.attribution.recipes_of_perturbation import PERTURBATION_RECIPES
+from gradattr.attribution.recipes_of_propagation import PROPAGATION_RECIPES
 from gradattr.attribution.reductions import Reduction
 from gradattr.attribution.sampling import AtInput, NoisyCopies, RandomPaths, StraightPath
 from gradattr.attribution.sources import OtherModel, RandomScores, Recipe
@@ -127,6 +128,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     **LAYER_RECIPES,
     **ATTENTION_RECIPES,
     **PERTURBATION_RECIPES,
+    **PROPAGATION_RECIPES,
     "random": _random,
     "linear": _linear,
 }

@@ -16,6 +16,7 @@ from tests.small_transformers import vit
 NEEDED = {
     "expected_gradients": {"baseline": Uniform()},
     "gradient_shap": {"baseline": Uniform()},
+    "deep_shap": {"baseline": Uniform()},
     "linear": {"linear_model": PlainEvaluator(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))},
 }
 
