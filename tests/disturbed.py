@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gradattr.report.results import Run, open_run
 from gradattr.runtime.driver import run
@@ -45,6 +50,28 @@ LOOKUP: dict[str, Any] = {
     "index": None,
     "queries": {"count": 3, "order": "row"},
     "insertion": None,
+}
+
+#: Children are forks of a process that has only imported what they need. A fork of this one, full
+#: of other libraries' threads, may hang or crash.
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload(
+    [
+        "tests.disturbed",
+        # What is imported late and takes seconds.
+        "torch._dynamo",
+        "torch._decomp.decompositions_for_jvp",
+        "pyarrow.acero",
+        "pyarrow.dataset",
+        "pyarrow.pandas_compat",
+        "sklearn.datasets.data",
+    ]
+)
+#: So that the imports leave it with one thread.
+ONE_THREAD = {
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
 }
 
 
@@ -134,40 +161,70 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def in_a_child(work: Callable[[], Any]) -> int:
-    """Do it in a fork of this process, which costs no start of Python; its number."""
-    child = os.fork()
-    if child:
-        return child
+def in_a_child(work: Callable[..., Any], *given: Any) -> ForkServerProcess:
+    """Do it in a new process, which knows of this one only what it is given (all of it must
+    pickle) and ends after a minute at the latest."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ONE_THREAD.items():
+            patch.setenv(name, value)
+        forkserver.ensure_running()
+    child = CHILDREN.Process(target=_bounded, args=(work, *given))
+    child.start()
+    return child
+
+
+def _bounded(work: Callable[..., Any], *given: Any) -> None:
     signal.alarm(60)
+    threads = [task.name for task in Path(f"/proc/{os.getppid()}/task").iterdir()]
+    assert len(threads) == 1, "forked from a process with several threads"
+    torch.set_num_threads(1)
+    work(*given)
+
+
+def killed_at(place: str, nth: int, manifest: Any, *, before: bool = True) -> str:
+    """Carry it out in a child that is killed at its ``nth`` write to a path with ``place`` in it,
+    just before or just after the file has its name. What was being written; '' if it came to its
+    end."""
+    receiver, sender = CHILDREN.Pipe(duplex=False)
+    child = in_a_child(_run_until, place, nth, before, sender, manifest)
+    child.join()
+    sender.close()
     try:
-        work()
-    except BaseException as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
-    os._exit(0)
+        name = str(receiver.recv())
+    except EOFError:
+        name = ""
+    assert child.exitcode == (-signal.SIGKILL if name else 0), name
+    return name
 
 
-def killed_at(place: str, nth: int, manifest: Any) -> bool:
-    """Carry it out in a fork that is killed as the ``nth`` file whose path has ``place`` in it is
-    about to get its name. False if it came to its end before."""
+def _run_until(place: str, nth: int, before: bool, sender: Connection, manifest: Any) -> None:
+    left = [nth]
 
-    def work() -> None:
-        link, left = os.link, [nth]
-
-        def linked(source: Any, target: Any, **options: Any) -> None:
+    def fragile(give_name: Callable[..., Any]) -> Callable[..., Any]:
+        def write(source: Any, target: Any, **options: Any) -> Any:
             left[0] -= place in str(target)
-            if place in str(target) and left[0] == 0:
+            last = left[0] == 0 and place in str(target)
+            if not last or not before:
+                give_name(source, target, **options)
+            if last:
+                sender.send(Path(target).name)
                 os.kill(os.getpid(), signal.SIGKILL)
-            link(source, target, **options)
 
-        os.link = linked
-        run(manifest)
+        return write
 
-    forget()
-    _, status = os.waitpid(in_a_child(work), 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return True
-    assert os.waitstatus_to_exitcode(status) == 0
-    return False
+    os.link, os.replace = fragile(os.link), fragile(os.replace)
+    run(manifest)
+
+
+def two_at_once(manifest: Any) -> None:
+    """Carry it out in two children that both find nothing done: both carry out every task of
+    every stage, and come to their end."""
+    both = CHILDREN.Barrier(2)
+    children = [in_a_child(_run_together, both, manifest) for _ in range(2)]
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+
+
+def _run_together(both: Barrier, manifest: Any) -> None:
+    run(manifest, listener=when("train", both.wait))

@@ -34,7 +34,7 @@ from gradattr.storage.objects import open_store
 from gradattr.storage.verify import verify_run
 from gradattr.work.diffroar import masked_data, rankers
 from gradattr.work.modules import build_module
-from tests.disturbed import in_a_child, when
+from tests.disturbed import killed_at, two_at_once, when
 
 from .conftest import DriverCrashed
 
@@ -109,21 +109,6 @@ def _crash() -> None:
     raise DriverCrashed
 
 
-def _killed_at(place: str, nth: int, manifest: Any) -> None:
-    """Carry out a manifest until the ``nth`` file at a place is about to get its name."""
-    link, left = os.link, [nth]
-
-    def linked(source: Any, target: Any, **options: Any) -> None:
-        if place in str(target):
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-        link(source, target, **options)
-
-    os.link = linked
-    run(manifest)
-
-
 def test_a_driver_killed_in_every_stage(small: Make, undisturbed: Run, tmp_path: Path) -> None:
     store = tmp_path / "store"
     places = [
@@ -139,9 +124,7 @@ def test_a_driver_killed_in_every_stage(small: Make, undisturbed: Run, tmp_path:
     ]
     done = []
     for place, nth in places:
-        manifest = small()
-        _, status = os.waitpid(in_a_child(lambda: _killed_at(place, nth, manifest)), 0)  # noqa: B023
-        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, place
+        assert killed_at(place, nth, small()), place
         done.append({stage: len(_records(store, stage)) for stage in ("train", "rank", "trial")})
     assert done[-1] == {"train": 3, "rank": 12, "trial": 20}
     told: list[str] = []
@@ -169,22 +152,7 @@ def test_a_signal_during_trials_keeps_what_is_done(
 
 
 def test_two_drivers_at_once_make_one_commit(small: Make, undisturbed: Run, tmp_path: Path) -> None:
-    manifest = small()
-    ready, go = os.pipe(), os.pipe()
-
-    def together() -> None:
-        # Both have found nothing done, and carry out every task of every stage.
-        def meet() -> None:
-            os.write(ready[1], b".")
-            os.read(go[0], 1)
-
-        run(manifest, listener=when("train", meet))
-
-    children = [in_a_child(together) for _ in range(2)]
-    for _ in children:
-        os.read(ready[0], 1)
-    os.write(go[1], b"..")
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    two_at_once(small())
     (commit,) = (tmp_path / "store").glob("runs/*/_COMMIT.json")
     found = open_run(str(commit.parent))
     _same(found, undisturbed)

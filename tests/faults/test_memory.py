@@ -14,6 +14,7 @@ from gradattr.report.results import open_run
 from gradattr.runtime.driver import run
 
 Make = Callable[..., Any]
+pytestmark = pytest.mark.usefixtures("quick_collections")
 
 
 def _model(fragile: str, **kwargs: Any) -> dict[str, Any]:

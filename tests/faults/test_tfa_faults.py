@@ -22,10 +22,10 @@ from tests.disturbed import (
     STAGES,
     finished,
     forget,
-    in_a_child,
     killed_at,
     records,
     same,
+    two_at_once,
     when,
 )
 
@@ -124,22 +124,7 @@ def test_a_signal_keeps_what_is_done(
 def test_two_drivers_at_once_make_one_commit(
     everything: Make, undisturbed_tfa: Run, tmp_path: Path
 ) -> None:
-    manifest = everything()
-    ready, go = os.pipe(), os.pipe()
-
-    def together() -> None:
-        # Both have found nothing done, and carry out every task of every stage.
-        def meet() -> None:
-            os.write(ready[1], b".")
-            os.read(go[0], 1)
-
-        run(manifest, listener=when("train", meet))
-
-    children = [in_a_child(together) for _ in range(2)]
-    for _ in children:
-        os.read(ready[0], 1)
-    os.write(go[1], b"..")
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    two_at_once(everything())
     (commit,) = (tmp_path / "store").glob("runs/*/_COMMIT.json")
     found = open_run(str(commit.parent))
     same(found, undisturbed_tfa)

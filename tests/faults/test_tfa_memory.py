@@ -24,6 +24,7 @@ from tests.disturbed import finished, forget, records
 from tests.small_tfa import digits_npz
 
 Make = Callable[..., Any]
+pytestmark = pytest.mark.usefixtures("quick_collections")
 
 
 class Memory:
