@@ -134,6 +134,26 @@ def _tar(path: Path, count: int) -> None:
                 archive.addfile(member, io.BytesIO(data))
 
 
+def _language_model(folder: Path, path: str) -> None:
+    """Files that look like one: planning loads nothing."""
+    target = folder / path
+    target.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (target / name).write_text("{}")
+    (folder / "data").mkdir()
+
+
+def _gpt2(folder: Path) -> None:
+    _language_model(folder, "openai-community/gpt2")
+    row = '{"prompt": "The Eiffel Tower is in", "answer": " Paris", "corrupted": "Big Ben is in"}'
+    (folder / "data/facts.jsonl").write_text(f"{row}\n{row}\n")
+
+
+def _own_language_model(folder: Path) -> None:
+    _language_model(folder, "models/my-model")
+    (folder / "data/prompts.txt").write_text("One and one is\nTwo and two is\n")
+
+
 NEEDS: dict[str, Callable[[Path], None]] = {
     "cifar10_parquet": _cifar10,
     "mnist_idx": _mnist,
@@ -149,6 +169,8 @@ NEEDS: dict[str, Callable[[Path], None]] = {
     "paper_imagenet10_resnet18": _imagenet10,
     "paper_tfa_insertion": _cifar10_in_three,
     "paper_tfa_patch": _cifar10_of_three,
+    "patching_gpt2": _gpt2,
+    "patching_folder": _own_language_model,
 }
 
 

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from gradattr.cli.output import human_bytes, human_seconds, print_json, print_table
-from gradattr.cli.template import audit_template, manifest_template, training_template
+from gradattr.cli.template import (
+    audit_template,
+    manifest_template,
+    patching_template,
+    training_template,
+)
 from gradattr.errors import UsageError
 from gradattr.manifest.loading import parse_manifest
 from gradattr.manifest.shapes import listing
@@ -20,6 +25,7 @@ def init_manifest(kind: str, data: str, name: str) -> None:
         "attribute": manifest_template(data, name),
         "diffroar": audit_template(name),
         "tfa": training_template(name),
+        "patching": patching_template(name),
     }
     if kind not in templates:
         raise UsageError(f"--kind {kind!r}: expected {listing(templates)}")

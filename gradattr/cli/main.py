@@ -46,7 +46,7 @@ def init(
         str,
         typer.Option(
             help="attribute: maps of a data set; diffroar: can they be trusted? tfa: which "
-            "training images explain a prediction?"
+            "training images explain a prediction? patching: where a language model's answer is."
         ),
     ] = "attribute",
 ) -> None:

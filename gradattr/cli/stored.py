@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from gradattr.cli.locate import locate, open_root
 from gradattr.cli.output import human_bytes, number, print_json, print_table
+from gradattr.cli.patching import print_patching
 from gradattr.cli.scores import print_scores
 from gradattr.cli.training import print_training
-from gradattr.errors import IntegrityError
+from gradattr.errors import IntegrityError, UsageError
 
 #: What one query may take.
 QUERY_BYTES = 4 * 2**30
@@ -81,6 +82,8 @@ def show_run(
 
     opened = Run(*locate(run, store, endpoint_url))
     summary = summarise(opened)
+    if png is not None and summary["patching"]:
+        raise UsageError(f"--png: run {opened.run_id} is of kind 'patching' and has no pictures")
     if png is not None and summary["diffroar"]:
         from gradattr.report.curves import panels_of, plot_curves
 
@@ -135,6 +138,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
         _print_training(summary["training"])
     print_scores(summary)
     print_training(summary)
+    print_patching(summary)
 
 
 def _size(summary: dict[str, Any]) -> str:

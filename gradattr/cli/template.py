@@ -143,6 +143,47 @@ store: results             # a folder, or s3://bucket/prefix
 """
 
 
+_PATCHING = """\
+# {name}: which tokens, at which layers, carry a language model's answer?
+#   pip install 'gradattr[nlp]'   the library transformers
+#   gradattr plan FILE     what would be done, how long
+#   gradattr run FILE      do it; running it again resumes
+#   gradattr show FILE     baselines, and how faithful the estimates are
+# For completion and checks in an editor:
+#   gradattr schema > schema.json
+# yaml-language-server: $schema=schema.json
+version: 1
+kind: patching
+name: {name}
+seed: 0
+
+data:
+  file: prompts.jsonl      # {"prompt": "The Eiffel Tower is in", "answer": " Paris"}
+  answer: answer           # the column of the next token, with its space; without: the predicted
+  # foil: foil             # another next token, for score: logit_difference
+  # corrupted: corrupted   # another prompt of as many tokens, for the baseline 'corrupted'
+
+model:
+  path: openai-community/gpt2   # a folder with safetensors, or a name on the Hugging Face hub
+score: prob                # or log_prob, logit, logit_difference
+sites: all                 # or [0, 6, 12]: 0 is the embedding, i the output of block i
+
+baselines:                 # runs that the prompt's activations are patched into
+  - {baseline: uni, eps: 0.25}   # nearby, where the answer is as if unlearned
+  - zero
+  - random                 # or {baseline: random, at: sphere}; noise; mean; corrupted
+methods:
+  - attribution_patching   # an estimate from one backward pass; integrated_patching: from a path
+  - activation_patching    # exact: a forward pass for every site and position
+store: results             # a folder, or s3://bucket/prefix
+"""
+
+
+def patching_template(name: str) -> str:
+    """The text of a manifest of kind patching."""
+    return _PATCHING.replace("{name}", name)
+
+
 def training_template(name: str) -> str:
     """The text of a manifest of kind tfa on the embedded digits."""
     return _TRAINING.replace("{name}", name)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.diffroar import DiffRoarManifest
+from gradattr.manifest.patching import PatchingManifest
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.manifest.train import TrainManifest
 
-Manifest = AttributeManifest | TrainManifest | DiffRoarManifest | TfaManifest
+Manifest = AttributeManifest | TrainManifest | DiffRoarManifest | TfaManifest | PatchingManifest
 
 KINDS: dict[str, type[Manifest]] = {
     "attribute": AttributeManifest,
     "train": TrainManifest,
     "diffroar": DiffRoarManifest,
     "tfa": TfaManifest,
+    "patching": PatchingManifest,
 }

@@ -24,6 +24,7 @@ from gradattr.manifest.hints import nearest
 from gradattr.manifest.kinds import KINDS, Manifest
 from gradattr.manifest.nodes import Fault, MappingNode, Node, Place, ScalarNode, plain
 from gradattr.manifest.overrides import apply_overrides
+from gradattr.manifest.patching import PatchingManifest
 from gradattr.manifest.secrets import find_secrets, redact
 from gradattr.manifest.shapes import listing, quoted
 from gradattr.manifest.train import TrainManifest
@@ -172,6 +173,9 @@ def _validate_data(root: MappingNode) -> tuple[AnyData | None, list[Fault]]:
     """A manifest of any kind, or a mapping with nothing but 'data'."""
     if "kind" in root.values:
         manifest, faults = _validate(root)
+        if isinstance(manifest, PatchingManifest):
+            message = "kind 'patching' has prompts, not images"
+            return None, [Fault(root.values["data"].place, ("data",), message)]
         if isinstance(manifest, TrainManifest):
             message = f"kind '{manifest.kind}' has no 'data' of its own"
             return None, [Fault(root.place, ("data",), message)]

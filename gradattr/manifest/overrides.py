@@ -28,6 +28,7 @@ from gradattr.manifest.yaml_source import MAX_BYTES, YamlFaults, read_tree
 #: The key that a text stands for when it stands where a mapping may stand.
 _SHORT_FORMS = {
     "baseline": "kind",
+    "baselines": "baseline",
     "data": "format",
     "maps": "map",
     "method": "name",
@@ -178,7 +179,7 @@ def _names(item: Node) -> list[str]:
     if isinstance(item, ScalarNode):
         return [item.text]
     if isinstance(item, MappingNode):
-        found = [item.values.get(key) for key in ("id", "name", "score", "map")]
+        found = [item.values.get(key) for key in ("id", "name", "score", "map", "baseline")]
         return [node.text for node in found if isinstance(node, ScalarNode)]
     return []
 

@@ -28,6 +28,7 @@ _UNIONS = {
     "kind": "Baseline",
     "score": "Score",
     "map": "Map",
+    "baseline": "Start",
 }
 
 #: Tags that take the rest of a short form: ``torchvision:vgg16``; the key that it stands for.

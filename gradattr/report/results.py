@@ -69,6 +69,8 @@ class Run:
         """Method ids, in the manifest's order; of kind tfa those of its scores."""
         if self.manifest["kind"] == "tfa":
             return [score["id"] or score["score"] for score in self.manifest["scores"]]
+        if self.manifest["kind"] == "patching":
+            return list(self.manifest["methods"])
         return [method["id"] or method["name"] for method in self.manifest.get("methods", [])]
 
     @property
@@ -167,6 +169,10 @@ class Run:
         elif summary["diffroar"]:
             names = ("scheme", "learner", "variant", "level", "diffroar", "low", "high", "verdict")
             cells = [[_shown(row[name]) for name in names] for row in summary["diffroar"]]
+        elif summary["patching"]:
+            names = ("baseline", "method", "measure", "n", "mean", "low", "high")
+            rows_of = summary["patching"]["faithfulness"]
+            cells = [[_shown(row[name]) for name in names] for row in rows_of]
         else:
             names = ("method", "rows", "bad", "median completeness gap")
             cells = [

@@ -11,6 +11,7 @@ from gradattr.canonical import digest_json
 from gradattr.errors import UsageError
 from gradattr.storage.audit_tables import DIFFROAR, PRED_POWER, RANKS, TRIALS
 from gradattr.storage.maps import map_fields
+from gradattr.storage.patching_tables import PATCHING_TABLES
 from gradattr.storage.table_spec import ERROR, METHOD, ROW, SAMPLE, STATUS, Column, TableSpec
 from gradattr.storage.tfa_tables import SKETCHES, TFA_BULK, TFA_TABLES
 
@@ -200,6 +201,7 @@ TABLES: dict[str, TableSpec] = {
         PRED_POWER,
         DIFFROAR,
         *TFA_TABLES,
+        *PATCHING_TABLES,
     )
 }
 """Every table by name. All but the bulk tables are compacted when a run is committed."""

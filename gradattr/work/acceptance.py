@@ -8,6 +8,7 @@ from typing import Any
 from gradattr.errors import CheckError, IntegrityError
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.kinds import Manifest
+from gradattr.manifest.patching import PatchingManifest
 from gradattr.manifest.tfa import TfaManifest
 
 #: What a task reports besides its files: the ``extra`` of its record.
@@ -16,7 +17,7 @@ Extra = dict[str, Any]
 
 def bad_rows_allowed(manifest: Manifest, rows: int) -> float:
     """``errors.max`` as a number of rows: up to 1 it is a share, above 1 a count."""
-    if not isinstance(manifest, AttributeManifest | TfaManifest):
+    if not isinstance(manifest, AttributeManifest | TfaManifest | PatchingManifest):
         return 0.0
     limit = manifest.errors.max
     return limit * rows if limit <= 1 else limit

@@ -11,6 +11,7 @@ from gradattr.manifest.data import Preprocess
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.kinds import KINDS, Manifest
 from gradattr.manifest.methods import MethodSpec
+from gradattr.manifest.patching import PatchingManifest
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.storage.filesystem import S3Options
 
@@ -68,6 +69,11 @@ class RunContext:
     @cached_property
     def tfa_manifest(self) -> TfaManifest:
         assert isinstance(self.manifest, TfaManifest)
+        return self.manifest
+
+    @cached_property
+    def patching_manifest(self) -> PatchingManifest:
+        assert isinstance(self.manifest, PatchingManifest)
         return self.manifest
 
     @cached_property

@@ -13,6 +13,8 @@ from gradattr.work.diffroar.rank import rank_shard
 from gradattr.work.diffroar.score import score_trials
 from gradattr.work.diffroar.trial import run_trial
 from gradattr.work.outcome import Outcome, attempt
+from gradattr.work.patching.shard import patch_shard
+from gradattr.work.patching.summarise import summarise_faithfulness
 from gradattr.work.tfa.curvature import prepare_curvature
 from gradattr.work.tfa.lookup import look_up
 from gradattr.work.tfa.map_pairs import map_pairs
@@ -38,6 +40,8 @@ STAGES: dict[str, Callable[[RunContext, Task], dict[str, Any]]] = {
     "pair": merge_block,
     "map": map_pairs,
     "summary": summarise_tests,
+    "patch": patch_shard,
+    "faithfulness": summarise_faithfulness,
 }
 
 

@@ -13,6 +13,7 @@ from gradattr.data.types import DataIndex
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.model import AnyModel
+from gradattr.manifest.patching import PatchingManifest
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.plan import Stage, Task
 from gradattr.storage.commit import find_commit, read_records
@@ -20,6 +21,8 @@ from gradattr.storage.maps import map_bytes_per_row
 from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import MAIN, RunContext
 from gradattr.work.methods import stand_in_requests
+from gradattr.work.patching.summarise import PATCH_STAGE
+from gradattr.work.planning.check_patching import patching_cost
 from gradattr.work.planning.estimate_audit import Costs, audit_costs, audit_size, rank_evaluations
 from gradattr.work.planning.estimate_tfa import tfa_costs, tfa_evaluations, tfa_size
 from gradattr.work.planning.preflight import first_look
@@ -60,6 +63,10 @@ def estimate(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str
     if traced:
         evaluations |= tfa_evaluations(context)
     costs = _costs(prepared, requests) if probe else {}
+    if isinstance(manifest, PatchingManifest):
+        with task_threads(context):
+            evaluations[PATCH_STAGE], each = patching_cost(context, plan.rows, probe=probe)
+        costs |= {PATCH_STAGE: lambda task: each * task.rows} if probe else {}
     found = read_records(store, plan.run_json())
     done = {name for name, record in found if record is not None}
     return {

@@ -9,6 +9,7 @@ from gradattr.errors import ModelError, UsageError
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.kinds import Manifest
 from gradattr.manifest.model import AnyModel
+from gradattr.manifest.patching import PatchingManifest
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.models import build_model, load_model
 from gradattr.models.architectures import describe
@@ -17,6 +18,7 @@ from gradattr.work.context import MAIN, RunContext
 from gradattr.work.diffroar.audit import base_models, learners
 from gradattr.work.modules import example_input
 from gradattr.work.planning.check_audit import audit_notes
+from gradattr.work.planning.check_patching import patching_notes
 from gradattr.work.planning.check_tfa import check_layers, check_parts, tfa_notes
 from gradattr.work.planning.prepare_tfa import explained_and_checkpoints
 from gradattr.work.resources import choose_device
@@ -30,8 +32,10 @@ def preflight(context: RunContext) -> list[str]:
     device that the tasks will not have.
     """
     _check_device(context)
-    notes = []
+    notes: list[str] = []
     manifest = context.manifest
+    if isinstance(manifest, PatchingManifest):
+        return patching_notes(context)
     retrained = learners(manifest) if isinstance(manifest, DiffRoarManifest) else {}
     for role, spec in explained_models(context.manifest).items():
         model = first_look(context, role, spec)
@@ -53,11 +57,13 @@ def preflight(context: RunContext) -> list[str]:
 
 
 def explained_models(manifest: Manifest) -> dict[str, AnyModel]:
-    """The models that a manifest asks about, by role."""
+    """The image models that a manifest asks about, by role."""
     if isinstance(manifest, DiffRoarManifest):
         return base_models(manifest)
     if isinstance(manifest, TfaManifest):
         return explained_and_checkpoints(manifest)
+    if isinstance(manifest, PatchingManifest):
+        return {}
     return {MAIN: manifest.model}
 
 

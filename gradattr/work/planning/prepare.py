@@ -9,6 +9,7 @@ from gradattr.data.registry import input_shape
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.kinds import Manifest
+from gradattr.manifest.patching import PatchingManifest
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.manifest.train import TrainManifest
 from gradattr.plan import Plan
@@ -17,6 +18,7 @@ from gradattr.work.context import MAIN, data_options
 from gradattr.work.planning.indexes import Indexes
 from gradattr.work.planning.prepare_attribute import prepare_attribute
 from gradattr.work.planning.prepare_diffroar import prepare_diffroar
+from gradattr.work.planning.prepare_patching import prepare_patching
 from gradattr.work.planning.prepare_tfa import prepare_tfa
 from gradattr.work.planning.prepared import InputSpace, Prepared, assemble_run
 from gradattr.work.planning.trainings import num_classes, plan_trainings
@@ -40,6 +42,8 @@ def prepare(manifest: Manifest, store: ObjectStore | None = None) -> Prepared:
         return prepare_diffroar(manifest, store, indexes)
     if isinstance(manifest, TfaManifest):
         return prepare_tfa(manifest, store, indexes)
+    if isinstance(manifest, PatchingManifest):
+        return prepare_patching(manifest, store)
     return _prepare_train(manifest, store, indexes)
 
 
