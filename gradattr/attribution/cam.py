@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from gradattr.attribution.block import Block
+from gradattr.attribution.layer_capture import capture
 from gradattr.attribution.layer_procedure import LayerProcedure
 from gradattr.attribution.procedure import Made
 from gradattr.attribution.rectified_gradients import RectifiedGradient
-from gradattr.attribution.spatial_layers import SeenLayer, capture, located, upsampled
+from gradattr.attribution.spatial_layers import SeenLayer, located, upsampled
 from gradattr.attribution.target import Objective
 
 Weighting = Literal["mean", "plus_plus"]

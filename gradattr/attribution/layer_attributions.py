@@ -16,19 +16,12 @@ from torch import Tensor
 from gradattr.attribution.baselines import Black
 from gradattr.attribution.block import Block
 from gradattr.attribution.cam import activation_and_slope, nowhere
+from gradattr.attribution.layer_capture import activation_of, capture, with_activation
 from gradattr.attribution.layer_procedure import LayerProcedure
 from gradattr.attribution.procedure import Made
 from gradattr.attribution.quadrature import RuleName, quadrature
 from gradattr.attribution.sampling import start_evaluations
-from gradattr.attribution.spatial_layers import (
-    SeenLayer,
-    activation_of,
-    capture,
-    located,
-    spread,
-    upsampled,
-    with_activation,
-)
+from gradattr.attribution.spatial_layers import SeenLayer, located, spread, upsampled
 from gradattr.attribution.target import Objective
 from gradattr.attribution.unlearning import Start
 
@@ -39,6 +32,8 @@ _CLOSE = 1e-9
 @dataclass(frozen=True)
 class LayerActivation(LayerProcedure):
     """mean_k A_k, upsampled: what the layer sees, whatever the target."""
+
+    needs_gradient = False
 
     def evaluations(self, classes: int, shape: tuple[int, ...]) -> int:
         return 1

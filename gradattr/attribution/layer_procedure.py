@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ class LayerProcedure(Procedure):
     found by ``choose_layer``, the same for all samples."""
 
     layer: str | None = None
+    needs_gradient: ClassVar[bool] = True
 
     def seen(self, block: Block) -> SeenLayer:
         """The layer, looked for once per call. Raises MethodError where ``obstacle`` has a
@@ -43,7 +45,7 @@ class LayerProcedure(Procedure):
     def _choose(self, network: nn.Module, layers: list[SeenLayer]) -> SeenLayer:
         if self.layer is None:
             return choose_layer(layers)
-        return named_layer(network, layers, self.layer)
+        return named_layer(network, layers, self.layer, gradients=self.needs_gradient)
 
 
 def _layers(network: nn.Module, x: Tensor) -> list[SeenLayer]:

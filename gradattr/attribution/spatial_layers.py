@@ -1,4 +1,4 @@
-"""Layers with locations: which there are, which one to look at, what they answer.
+"""Layers with locations: which there are, which one to look at.
 
 An activation has locations if it is a feature map (n, c, h, w), channels last or first, or the
 tokens of a vision transformer: a square grid of them, with or without a class token in front.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,13 +52,6 @@ class SeenLayer:
         except MethodError:
             return None
         return (found[0], found[1]) if found.numel() > 1 else None
-
-
-class Captured(NamedTuple):
-    """A layer's output (n, ...) as a leaf of the graph, and the logits (n, classes) behind it."""
-
-    activation: Tensor
-    logits: Tensor
 
 
 def probe(x: Tensor) -> Tensor:
@@ -163,8 +155,13 @@ def choose_layer(seen: Sequence[SeenLayer]) -> SeenLayer:
     return chosen
 
 
-def named_layer(network: nn.Module, seen: Sequence[SeenLayer], layer: str) -> SeenLayer:
-    """The layer called ``layer``. Raises MethodError if one cannot look at it, and says why."""
+def named_layer(
+    network: nn.Module, seen: Sequence[SeenLayer], layer: str, *, gradients: bool = True
+) -> SeenLayer:
+    """The layer called ``layer``; ``gradients``: they are asked for, too.
+
+    Raises MethodError, the end of a sentence on the model, if one cannot look at it.
+    """
     names = [name for name, _ in network.named_modules(remove_duplicate=False) if name]
     if layer not in names:
         near = difflib.get_close_matches(layer, names, n=3)
@@ -186,6 +183,8 @@ def named_layer(network: nn.Module, seen: Sequence[SeenLayer], layer: str) -> Se
             f"'{layer}' returns {own.shape[1:]} per image, which has no locations; a layer with "
             "feature maps or a square grid of tokens is needed"
         )
+    if not gradients:
+        return own
     if not own.reached:
         raise MethodError(f"'{layer}' is not on the way to the output: it gets no gradient")
     if not own.alive:
@@ -202,48 +201,6 @@ def find_spatial_layer(network: nn.Module, x: Tensor) -> str:
     See ``choose_layer``. Raises MethodError if there is none.
     """
     return choose_layer(survey(network, x)).name
-
-
-def capture(network: nn.Module, layer: str, x: Tensor) -> Captured:
-    """A forward pass of x (n, ...): what the layer returned, and the logits as a function of it.
-
-    Nothing in front of the layer is differentiated. What is done in place to the layer's output
-    does not show in ``activation``.
-
-    Raises MethodError if the layer is not called exactly once, or does not return one tensor.
-    """
-    kept: list[Tensor] = []
-
-    def hold(output: Tensor) -> Tensor:
-        kept.append(output.detach().clone().requires_grad_(True))
-        return kept[-1].clone()
-
-    with torch.enable_grad(), _replacing(network, layer, hold):
-        logits = network(x.clone())
-    return Captured(kept[0], logits)
-
-
-def activation_of(network: nn.Module, layer: str, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What the layer returns for x (n, ...), and the logits, without a graph."""
-    kept: list[Tensor] = []
-
-    def keep(output: Tensor) -> Tensor:
-        kept.append(output.clone())
-        return output
-
-    with torch.no_grad(), _replacing(network, layer, keep):
-        logits = network(x.clone())
-    return kept[0], logits
-
-
-def with_activation(network: nn.Module, layer: str, x: Tensor, activation: Tensor) -> Tensor:
-    """Logits of x (n, ...) where the layer returns ``activation`` (n, ...) instead of its own.
-
-    With a graph from ``activation`` on, if it takes a gradient and gradients are enabled.
-    """
-    with _replacing(network, layer, lambda _output: activation.clone()):
-        logits: Tensor = network(x.clone())
-    return logits
 
 
 def located(values: Tensor, channels_last: bool = False) -> Tensor:
@@ -277,46 +234,20 @@ def spread(maps: Tensor, size: Sequence[int]) -> Tensor:
     What a location has is shared out in proportion to its bilinear weights in the pixels: where
     the sides are multiples of h and w, that is ``upsampled`` divided by the pixels per location.
     """
-    height, width = maps.shape[-2:]
-    fine = height > size[0] or width > size[1]
-
-    def resized(values: Tensor, shape: tuple[int, int]) -> Tensor:
-        return F.interpolate(
-            values, size=shape, mode="bilinear", align_corners=False, antialias=fine
-        )
-
-    def shares(count: int, pixels: int) -> Tensor:
-        """(count,) the sum of a location's weights along one side."""
-        each = torch.eye(count, dtype=maps.dtype, device=maps.device).view(count, 1, count, 1)
-        return resized(each, (pixels, 1)).sum((1, 2, 3))
-
-    total = shares(height, size[0])[:, None] * shares(width, size[1])
-    return resized(maps / total, (size[0], size[1]))
+    rows, columns = (
+        _shares(count, pixels, maps) for count, pixels in zip(maps.shape[-2:], size, strict=True)
+    )
+    return rows @ maps @ columns.T
 
 
-@contextmanager
-def _replacing(
-    network: nn.Module, layer: str, replace: Callable[[Tensor], Tensor]
-) -> Iterator[None]:
-    """While it is entered, the layer returns ``replace(output)``; it has to be called once."""
-    calls = 0
-
-    def hook(_module: nn.Module, _args: object, output: Any) -> Tensor:
-        nonlocal calls
-        calls += 1
-        if calls > 1:
-            raise MethodError(f"'{layer}' is called more than once in a forward pass")
-        if not isinstance(output, Tensor):
-            raise MethodError(f"'{layer}' returns {type(output).__name__}, not one tensor")
-        return replace(output)
-
-    handle = network.get_submodule(layer).register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-    if calls == 0:
-        raise MethodError(f"'{layer}' is not called in a forward pass")
+def _shares(count: int, pixels: int, like: Tensor) -> Tensor:
+    """(pixels, count): how each location along a side is shared out; columns add up to 1."""
+    step = count / pixels
+    place = (torch.arange(pixels, dtype=torch.float64) + 0.5) * step - 0.5
+    away = place.clamp(0, count - 1)[:, None] - torch.arange(count)
+    # Fewer pixels than locations: each sees as far as its neighbours.
+    weights = (1 - away.abs() / max(1.0, step)).clamp(min=0)
+    return (weights / weights.sum(0)).to(like)
 
 
 def _slopes(logits: Tensor, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
