@@ -31,7 +31,7 @@ class _Rescaled(Procedure):
         index = torch.zeros(1, dtype=torch.long, device=x.device)
         try:
             multipliers(PlainEvaluator(network), one, 0.5 * one, index, logit)
-        except Unfit as reason:
+        except (Unfit, ValueError) as reason:  # ValueError: not differentiable at all
             return str(reason)
         return None
 

@@ -67,14 +67,14 @@ class Interception(TorchFunctionMode):
                 self.mark(result, "dependent")
             return result
         self.meet(operation)
+        if not torch.is_grad_enabled():
+            # Under no_grad, or inside of an autograd.Function: wrong only if it is used later.
+            return self._cut(operation, any(map(self._is_near, operation.tensors())))
         dependent = [tensor for tensor in operation.tensors() if self._depends(tensor, operation)]
         if not dependent:
             return self.independent(operation)
-        if operation.name in kinds.CUTTING or not torch.is_grad_enabled():
-            with torch.no_grad():
-                result = operation.call()
-            self._mark_all(result, f"'{operation.name}'{self.place()}")
-            return result
+        if operation.name in kinds.CUTTING:
+            return self._cut(operation, True)
         if operation.name in kinds.DECISIONS:
             raise self.unfit(operation, "the model decides by values that depend on its input")
         if "out" in operation.kwargs:
@@ -137,6 +137,17 @@ class Interception(TorchFunctionMode):
                 return f" in module '{name}' ({kind})"
         return f" in {kind}"
 
+    def _cut(self, operation: Operation, noted: bool) -> Any:
+        with torch.no_grad():
+            result = operation.call()
+        if noted:
+            self._mark_all(result, f"'{operation.name}'{self.place()}")
+        return result
+
+    def _is_near(self, tensor: Tensor) -> bool:
+        """Whether it depends on the input, or did before it was cut off."""
+        return tensor.grad_fn is not None or self.marked(tensor) is not None
+
     def _depends(self, tensor: Tensor, operation: Operation) -> bool:
         what = self.marked(tensor)
         if tensor.requires_grad:
@@ -163,7 +174,8 @@ class Interception(TorchFunctionMode):
 
     def _mark_all(self, result: Any, what: str) -> None:
         if isinstance(result, Tensor):
-            if what != "dependent" or result.requires_grad:
+            # Operations that have nothing to do hand on the very tensor that they were given.
+            if (what == "dependent") == result.requires_grad:
                 self.mark(result, what)
         elif isinstance(result, list | tuple):
             for item in result:

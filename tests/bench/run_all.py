@@ -26,6 +26,11 @@ BENCHES = [
         ["bench_uni.py"],
     ),
     (
+        "Rules of back-propagation",
+        "DeepLIFT and guided backprop against Captum, which gets the model rebuilt for it.",
+        ["bench_rules.py"],
+    ),
+    (
         "Whole runs",
         "`gradattr run` against the bare loop; memory; planning.",
         ["bench_run.py"],
