@@ -43,6 +43,8 @@ class MethodInfo:
     degenerates: tuple[str, ...]
     """Models and inputs on which the map says less than it seems to."""
     parameters: tuple[Parameter, ...] = ()
+    per_pixel: bool = False
+    """Whether maps have one value per pixel (n, 1, H, W), for all channels together."""
 
     def evaluations(self, parameters: Mapping[str, object] | None = None) -> int:
         """Model evaluations per image with these parameters, else the defaults.

@@ -36,6 +36,7 @@ ATTENTION_METHODS = (
             _WINDOWS,
         ),
         (_BLOCK, _HEAD),
+        per_pixel=True,
     ),
     MethodInfo(
         "attention_rollout",
@@ -55,6 +56,7 @@ ATTENTION_METHODS = (
             Parameter("residual", True, "a block keeps half of a token, as its shortcut does"),
             _HEAD,
         ),
+        per_pixel=True,
     ),
     MethodInfo(
         "attention_x_gradient",
@@ -68,5 +70,6 @@ ATTENTION_METHODS = (
         _NO_CLAIM,
         (SATURATED, _WINDOWS),
         (_BLOCK, _HEAD),
+        per_pixel=True,
     ),
 )

@@ -30,6 +30,7 @@ PERTURBATION_METHODS = (
             Parameter("stride", None, "pixels between windows; default half a window"),
             _BASELINE,
         ),
+        per_pixel=True,
     ),
     MethodInfo(
         "lime",
@@ -51,6 +52,7 @@ PERTURBATION_METHODS = (
             Parameter("ridge", 1.0, "penalty on the squared coefficients"),
             _BASELINE,
         ),
+        per_pixel=True,
     ),
     MethodInfo(
         "kernel_shap",
@@ -63,6 +65,7 @@ PERTURBATION_METHODS = (
         "gap = Σ map − (f(x) − f(x')); 0 but for rounding, however few the samples",
         (_BLIND, "few samples: values that masks leave open are split evenly"),
         (*_SEGMENTS, _BASELINE),
+        per_pixel=True,
     ),
     MethodInfo(
         "rise",
@@ -84,5 +87,6 @@ PERTURBATION_METHODS = (
             Parameter("keep", 0.5, "probability that a cell is kept"),
             _BASELINE,
         ),
+        per_pixel=True,
     ),
 )

@@ -57,10 +57,13 @@ def show_plan(path: str, overrides: list[str], probe: bool, as_json: bool) -> No
     manifest = load_manifest(path, overrides=overrides)
     from gradattr.storage.objects import open_store
     from gradattr.work.planning.estimate import estimate
+    from gradattr.work.planning.preflight import preflight
     from gradattr.work.planning.prepare import prepare
 
     store = open_store(manifest.store)
     prepared = prepare(manifest, store)
+    # What cannot be carried out has no plan.
+    preflight(prepared.context)
     report = estimate(prepared, store, probe=probe)
     if as_json:
         print_json(report)

@@ -171,6 +171,20 @@ class CifarResNetModel(ModelBase):
     arch: Literal["resnet20", "resnet32", "resnet56"]
 
 
+class VitModel(ModelBase):
+    """A small vision transformer (torchvision's, of any size): a class token and square patches."""
+
+    arch: Literal["vit"]
+    patch: Positive = 4
+    """Side of a patch in pixels; the image's sides are multiples of it, and equal."""
+    depth: Positive = 4
+    """Encoder blocks."""
+    heads: Positive = 4
+    """Attention heads of a block."""
+    width: Positive = 64
+    """Numbers per token, a multiple of the heads; the blocks' hidden layers have twice as many."""
+
+
 class TorchvisionModel(ModelBase):
     """Any classifier of torchvision.models."""
 
@@ -198,6 +212,7 @@ AnyModel = Annotated[
     | CnnModel
     | ResNetModel
     | CifarResNetModel
+    | VitModel
     | TorchvisionModel
     | PythonModel,
     Field(discriminator="arch"),

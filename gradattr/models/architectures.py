@@ -14,11 +14,12 @@ from gradattr.manifest.model import (
     MlpModel,
     PythonModel,
     ResNetModel,
+    VitModel,
 )
 from gradattr.models import simple
 from gradattr.models.cifar_resnet import BLOCKS, CifarResNet
 from gradattr.models.python_factory import call_factory
-from gradattr.models.torchvision_models import resnet, torchvision_classifier
+from gradattr.models.torchvision_models import resnet, torchvision_classifier, vision_transformer
 from gradattr.retraining.random_state import isolated_random
 
 Shape = tuple[int, int, int]
@@ -83,6 +84,15 @@ def _construct(spec: AnyModel, shape: Shape, num_classes: int) -> nn.Module:
         return resnet(spec.arch, shape, num_classes, spec.stem)
     if isinstance(spec, CifarResNetModel):
         return CifarResNet(BLOCKS[spec.arch], shape[0], num_classes)
+    if isinstance(spec, VitModel):
+        return vision_transformer(
+            shape,
+            num_classes,
+            patch=spec.patch,
+            depth=spec.depth,
+            heads=spec.heads,
+            width=spec.width,
+        )
     if isinstance(spec, PythonModel):
         return call_factory(spec)
     return torchvision_classifier(spec.name, shape, num_classes)

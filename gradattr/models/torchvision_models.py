@@ -90,3 +90,39 @@ def _stem(channels: int, kernel: int, stride: int) -> nn.Conv2d:
     conv = nn.Conv2d(channels, 64, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
+
+
+def vision_transformer(
+    shape: Shape, num_classes: int, *, patch: int, depth: int, heads: int, width: int
+) -> nn.Module:
+    """torchvision's VisionTransformer for square images of any number of channels.
+
+    Raises ModelError where patches, heads and sizes do not go into each other.
+    """
+    channels, height, image_width = shape
+    if height != image_width or height % patch:
+        raise ModelError(
+            f"model.patch: patches of {patch} pixels do not tile images of "
+            f"{height}x{image_width}; set preprocess.resize to a square of a multiple of {patch}"
+        )
+    if width % heads:
+        raise ModelError(f"model.width: {width} numbers cannot be shared among {heads} heads")
+    model: nn.Module = zoo().VisionTransformer(
+        image_size=height,
+        patch_size=patch,
+        num_layers=depth,
+        num_heads=heads,
+        hidden_dim=width,
+        mlp_dim=2 * width,
+        num_classes=num_classes,
+    )
+    if channels != 3:
+        projection = nn.Conv2d(channels, width, patch, patch)
+        nn.init.trunc_normal_(projection.weight, std=(channels * patch * patch) ** -0.5)
+        nn.init.zeros_(projection.bias)
+        model.conv_proj = projection
+    # torchvision starts with a head of zeros, at which nothing has a gradient.
+    head = model.get_submodule("heads.head")
+    assert isinstance(head, nn.Linear)
+    nn.init.normal_(head.weight, std=width**-0.5)
+    return model

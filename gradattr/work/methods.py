@@ -18,6 +18,7 @@ from gradattr.attribution.baselines import (
     Sample,
     Uniform,
 )
+from gradattr.attribution.catalogue import method_info
 from gradattr.attribution.evaluator import Evaluator, PlainEvaluator
 from gradattr.attribution.requests import MethodRequest, method_request
 from gradattr.attribution.sampling import NoisyCopies
@@ -84,6 +85,15 @@ def stand_in_requests(
     size = shape[0] * shape[1] * shape[2]
     linear = PlainEvaluator(nn.Sequential(nn.Flatten(), nn.Linear(size, num_classes)))
     return method_requests(manifest, lambda label: pool, lambda label: linear, methods)
+
+
+def map_channels(methods: Sequence[MethodSpec], channels: int) -> int:
+    """Channels of the maps that are kept of images with so many: 1 if no method has more."""
+    for method in methods:
+        joined = any(step.startswith("channel_") for step in method.post)
+        if not joined and not method_info(method.name).per_pixel:
+            return channels
+    return 1
 
 
 def request_of(

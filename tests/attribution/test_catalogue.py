@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from inspect import signature
+from typing import get_args
 
 import pytest
 import torch
@@ -10,29 +11,46 @@ import gradattr.attribution as attribution
 from gradattr.attribution import PlainEvaluator, Uniform, attribute, method_info, method_request
 from gradattr.attribution.catalogue import catalogue
 from gradattr.attribution.recipes import RECIPES
-from gradattr.attribution.recipes_of_layers import LAYER_RECIPES, RECTIFIED_RECIPES
+from gradattr.manifest.method_base import MethodBase
+from gradattr.manifest.methods import AnyMethod
 from tests.small_transformers import vit
 
+SHAPE = (3, 32, 32)
+CLASSES = 6
+_LINEAR = nn.Sequential(nn.Flatten(), nn.Linear(3072, CLASSES)).double()
 NEEDED = {
     "expected_gradients": {"baseline": Uniform()},
     "gradient_shap": {"baseline": Uniform()},
     "deep_shap": {"baseline": Uniform()},
-    "linear": {"linear_model": PlainEvaluator(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))},
+    "linear": {
+        "linear_model": PlainEvaluator(nn.Sequential(nn.Flatten(), nn.Linear(3072, 6)).double())
+    },
 }
+#: A cost that depends on the image or the model, or is an upper bound.
+NOT_BY_PARAMETERS = {"agi", "occlusion", "kernel_shap"}
 
 
-def _convolutional():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        layers = (nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 4, 3, 2), nn.ReLU())
-        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(196, 2)).double()
+def _model(name: str) -> nn.Module:
+    if name.startswith("attention"):
+        return vit()
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 256, CLASSES),
+    ).double()
 
 
-_IMAGES = torch.rand(2, 3, 32, 32, dtype=torch.float64)
-#: Models with inputs, of methods that say nothing about a linear one.
-FITTING = {
-    **dict.fromkeys(("attention", "attention_rollout", "attention_x_gradient"), (vit, _IMAGES)),
-    **dict.fromkeys([*RECTIFIED_RECIPES, *LAYER_RECIPES], (_convolutional, _IMAGES)),
+FEW = {
+    "lime": {"samples": 20},
+    "kernel_shap": {"samples": 20},
+    "rise": {"samples": 20},
+    "guided_ig": {"steps": 20},
+    "agi": {"iterations": 3},
 }
 ALL = [info.name for info in catalogue()]
 
@@ -49,14 +67,44 @@ def test_every_recipe_has_an_entry():
 def test_the_catalogue_tells_the_truth(name):
     """Cost, and which methods claim completeness, as the method itself has them."""
     info = method_info(name)
-    request = method_request(name, **NEEDED.get(name, {}))
-    make, x = FITTING.get(name, (_linear, torch.rand(2, 1, 1, 3)))
-    (result,) = attribute(PlainEvaluator(make()), x, [request], seeds=[0, 1])
-    if info.cost is not None and name != "agi":
-        assert info.evaluations() == result.evaluations
-    assert result.evaluations == request.evaluations(result.logits.shape[1], x.shape[1:])
+    request = method_request(name, **NEEDED.get(name, {}), **FEW.get(name, {}))
+    (result,) = attribute(
+        PlainEvaluator(_model(name)),
+        torch.rand(2, *SHAPE, dtype=torch.float64),
+        [request],
+        seeds=[0, 1],
+    )
+    if info.cost is not None and name not in NOT_BY_PARAMETERS:
+        assert info.evaluations(FEW.get(name)) == result.evaluations
+    assert result.evaluations == request.evaluations(CLASSES, SHAPE)
     assert (result.completeness_gap is not None) == info.completeness
     assert result.status == ("ok", "ok")
+    assert result.maps.shape == (2, 1 if info.per_pixel else 3, 32, 32)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_parameters_are_those_of_the_method_and_of_manifests(name):
+    """By name and default; a manifest's baseline and linear model are written otherwise."""
+    told = {parameter.name: parameter.default for parameter in method_info(name).parameters}
+    recipe = {p.name: p.default for p in signature(RECIPES[name]).parameters.values()}
+    given = {"baseline", "linear_model"}
+    assert told.keys() - given == recipe.keys() - given
+    arm = next(
+        arm
+        for arm in get_args(get_args(AnyMethod)[0])
+        if name in get_args(arm.model_fields["name"].annotation)
+    )
+    fields = {
+        key: field
+        for key, field in arm.model_fields.items()
+        if key not in {"name", "train", *MethodBase.model_fields}
+    }
+    if name == "expected_gradients":
+        fields.pop("stdev")
+    assert fields.keys() - given == recipe.keys() - given
+    for key, field in fields.items():
+        if key not in given:
+            assert field.default == recipe[key] == told[key], key
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -158,6 +158,7 @@ def _models(trained: bool, own_data: bool = True) -> st.SearchStrategy[Any]:
         ({"arch": "cnn"}, {"width": 8}),
         ({"arch": ("resnet18", "resnet50")}, {"stem": ("cifar", "imagenet")}),
         ({"arch": ("resnet20", "resnet32", "resnet56")}, {}),
+        ({"arch": "vit"}, {"patch": 2, "depth": 1, "heads": 2, "width": (8, 64)}),
         ({"arch": "torchvision:vgg16"}, {}),
         ({"arch": "torchvision", "name": "vgg16"}, {}),
         ({"arch": "python:my.mod:fn"}, {"kwargs": ({"a": 1, "b": "x", "c": None, "d": True},)}),
@@ -178,7 +179,12 @@ def _methods(baselines: bool = True) -> st.SearchStrategy[Any]:
         _part({"kind": "uni"}, {"eta": 2, "iterations": 3, "eps": 0.5, "mu": 1}),
         _part({"kind": "sample"}, {"count": (1, 64), "data": st.one_of(st.none(), _data())}),
     )
-    shared = {"target": (None, "logit_true", 3)}
+    shared = {
+        "target": (None, "logit_true", 3),
+        "smooth": (None, {}, {"samples": 3, "sigma": 0}),
+        "post": ([], ["abs", "channel_sum"], ["normalize_max"]),
+    }
+    half = {"layer": (None, "features.3")}
     one = st.one_of(
         st.sampled_from(["saliency", "random" if baselines else "gradient", "vargrad"]),
         _part({"name": ("gradient", "input_x_gradient")}, shared),
@@ -192,6 +198,19 @@ def _methods(baselines: bool = True) -> st.SearchStrategy[Any]:
             {"iterations": 3, "classes": 2, "eps": 0.1, "step_from": "original", **shared},
         ),
         _part({"name": "gradient_shap"}, {"samples": 4, "stdev": 0.1, "baseline": baseline}),
+        _part({"name": ("guided_backprop", "deconvolution")}, shared),
+        _part({"name": "deep_lift"}, {"baseline": baseline}),
+        _part({"name": "deep_shap"}, {"samples": 2, "baseline": baseline}),
+        _part({"name": "lrp"}, {"rule": ("epsilon", "epsilon_plus_flat"), "epsilon": 0.1}),
+        _part({"name": ("grad_cam", "grad_cam_plus_plus", "guided_grad_cam")}, half | shared),
+        _part({"name": ("layer_activation", "layer_gradient_x_activation")}, half),
+        _part({"name": "layer_conductance"}, half | {"steps": 3, "baseline": baseline}),
+        _part({"name": ("attention", "attention_x_gradient")}, {"block": -2, "head": ("mean", 1)}),
+        _part({"name": "attention_rollout"}, {"residual": (True, False), "head": 0}),
+        _part({"name": "occlusion"}, {"window": (None, 3), "stride": 2, "baseline": baseline}),
+        _part({"name": "lime"}, {"segments": "slic", "count": 9, "kernel_width": 1, "ridge": 0}),
+        _part({"name": "kernel_shap"}, {"samples": 9, "baseline": baseline}),
+        _part({"name": "rise"}, {"cells": 4, "keep": 0.2, "samples": 8, **shared}),
         _part({"name": "linear", "train": _train()}, shared) if baselines else st.nothing(),
     )
     return st.lists(one, min_size=1, max_size=3).map(_with_ids)

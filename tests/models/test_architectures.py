@@ -23,6 +23,8 @@ CASES = [
     ("resnet20", {}, (3, 16, 16), 272_474),
     ("resnet32", {}, (1, 16, 16), None),
     ("resnet56", {}, (3, 16, 16), None),
+    ("vit", {"patch": 2, "depth": 2, "heads": 4, "width": 32}, (1, 8, 8), None),
+    ("vit", {}, (3, 32, 32), None),
     ("torchvision:squeezenet1_1", {}, (3, 32, 32), None),
     ("torchvision:inception_v3", {}, (3, 80, 80), None),
     ("torchvision:vit_b_32", {}, (3, 32, 32), None),
@@ -151,3 +153,24 @@ def test_margin_is_one_output_as_two_logits(make_spec, arch, parameters):
 def test_margin_needs_two_classes(make_spec):
     with pytest.raises(ModelError, match="'margin' is for two classes, the data has 10"):
         build_model(make_spec("linear", output="margin"), shape=(1, 8, 8), num_classes=10, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape", "message"),
+    [
+        ({"patch": 3}, (3, 32, 32), "patches of 3 pixels do not tile images of 32x32"),
+        ({}, (3, 32, 16), "do not tile images of 32x16; set preprocess.resize"),
+        ({"width": 30}, (3, 32, 32), "30 numbers cannot be shared among 4 heads"),
+    ],
+    ids=["patch", "not square", "heads"],
+)
+def test_a_vision_transformer_whose_sizes_do_not_fit(make_spec, fields, shape, message):
+    with pytest.raises(ModelError, match=message):
+        build_model(make_spec("vit", **fields), shape=shape, num_classes=10, seed=0)
+
+
+def test_a_fresh_vision_transformer_has_gradients(make_spec):
+    model = build_model(make_spec("vit"), shape=(3, 32, 32), num_classes=4, seed=0)
+    x = torch.randn(2, 3, 32, 32, requires_grad=True)
+    (slope,) = torch.autograd.grad(model(x)[:, 1].sum(), x)
+    assert (slope.flatten(1).norm(dim=1) > 1e-3).all()

@@ -16,6 +16,7 @@ from gradattr.storage.schemas import make_table, maps_schema
 from gradattr.storage.shards import ShardWriter
 from gradattr.work.attribute.leakage_rows import leakage_columns, per_level
 from gradattr.work.context import method_id
+from gradattr.work.methods import map_channels
 
 #: Examples of bad rows that are kept for the driver's message.
 MAX_EXAMPLES = 3
@@ -23,8 +24,8 @@ MAX_EXAMPLES = 3
 _PROBLEMS = {
     "ok": None,
     "non_finite": "the map or the score has a NaN or an infinity",
-    "degenerate": "the method has nothing to go by here: the loss has no gradient, so there is "
-    "nothing to unlearn, and the baseline is the image itself",
+    "degenerate": "the method has nothing to go by here, so there is no map: a baseline that is the "
+    "image itself, or a map that is 0 everywhere",
 }
 
 
@@ -68,9 +69,9 @@ class ShardRows:
         self, writer: ShardWriter, manifest: AttributeManifest, shape: tuple[int, int, int]
     ) -> None:
         self._writer = writer
-        self._shape = shape
+        self._shape = (map_channels(manifest.methods, shape[0]), *shape[1:])
         self._choice = manifest.store.maps
-        self._maps_schema = maps_schema(self._choice, shape)
+        self._maps_schema = maps_schema(self._choice, self._shape)
         self._levels = manifest.leakage_levels if manifest.measures_leakage else []
         self._targets = {
             method_id(m): str(manifest.target if m.target is None else m.target)
@@ -111,7 +112,7 @@ class ShardRows:
             self._without_label(batch, sorted(set(range(len(batch))) - set(positions)), method)
 
     def _results(self, batch: Batch, positions: list[int], attribution: Attribution) -> None:
-        maps = attribution.maps.detach().to("cpu", torch.float32).numpy()
+        maps = self._all_channels(attribution.maps.detach().to("cpu", torch.float32)).numpy()
         good = [status == "ok" for status in attribution.status]
         keys = _Keys(
             [batch.rows[i] for i in positions],
@@ -127,6 +128,14 @@ class ShardRows:
         if not all(good):
             bad = [i for i, ok in enumerate(good) if not ok]
             self._failures("attribute", attribution.method, keys.at(bad))
+
+    def _all_channels(self, maps: torch.Tensor) -> torch.Tensor:
+        """Maps with one value per pixel beside maps with one per channel: each channel gets its
+        share, so that sums over channels are the map."""
+        channels = self._shape[0]
+        if maps.shape[1] == channels:
+            return maps
+        return (maps / channels).expand(-1, channels, -1, -1).contiguous()
 
     def _without_label(self, batch: Batch, positions: list[int], method: str) -> None:
         if not positions:

@@ -95,14 +95,19 @@ def _ranks(
         # Ties stand in random order; with everything tied that is the random scheme.
         scores = _model_free(scheme.scheme, batch)
         return bins.rank(scores, seeds, ties="random", per_pixel=per_pixel).numpy()
-    bad = [at for at, status in enumerate(attribution.status) if status != "ok"]
+    bad = [at for at, status in enumerate(attribution.status) if status == "non_finite"]
     if bad:
         raise MethodError(
             f"scheme {scheme.scheme}: the map of row {batch.rows[bad[0]]} "
             f"({batch.sample_ids[bad[0]]}) of the {split} set has a NaN or an infinity, so its "
             f"coordinates have no order; it is so for {len(bad)} of {len(batch)} images"
         )
-    ranks = bins.rank(attribution.maps, seeds, ties=manifest.mask.ties, per_pixel=per_pixel)
+    # A map with one value per pixel orders the channels of a pixel as ties are.
+    scores = attribution.maps.expand(-1, batch.x.shape[1], -1, -1)
+    stuck = torch.tensor([status == "degenerate" for status in attribution.status])
+    # Nothing to go by: everything is tied.
+    scores = scores.masked_fill(stuck.to(scores.device)[:, None, None, None], 0)
+    ranks = bins.rank(scores, seeds, ties=manifest.mask.ties, per_pixel=per_pixel)
     return ranks.cpu().numpy()
 
 

@@ -20,7 +20,7 @@ from gradattr.storage.commit import find_commit, read_records
 from gradattr.storage.maps import map_bytes_per_row
 from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import MAIN, RunContext
-from gradattr.work.methods import stand_in_requests
+from gradattr.work.methods import map_channels, stand_in_requests
 from gradattr.work.patching.summarise import PATCH_STAGE
 from gradattr.work.planning.check_patching import patching_cost
 from gradattr.work.planning.estimate_audit import Costs, audit_costs, audit_size, rank_evaluations
@@ -134,7 +134,9 @@ def _map_bytes(context: RunContext, rows: int) -> dict[str, int]:
     count = rows * len(context.attribute_manifest.methods)
     mine = context.manifest.store.maps
     choices = CHOICES if mine in CHOICES else (*CHOICES, mine)
-    return {choice: count * map_bytes_per_row(choice, context.shape) for choice in choices}
+    channels = map_channels(context.attribute_manifest.methods, context.shape[0])
+    shape = (channels, *context.shape[1:])
+    return {choice: count * map_bytes_per_row(choice, shape) for choice in choices}
 
 
 def _costs(prepared: Prepared, requests: Sequence[MethodRequest]) -> Costs:

@@ -18,6 +18,7 @@ from gradattr.work.context import MAIN, RunContext
 from gradattr.work.diffroar.audit import base_models, learners
 from gradattr.work.modules import example_input
 from gradattr.work.planning.check_audit import audit_notes
+from gradattr.work.planning.check_methods import check_methods_fit
 from gradattr.work.planning.check_patching import patching_notes
 from gradattr.work.planning.check_tfa import check_layers, check_parts, tfa_notes
 from gradattr.work.planning.prepare_tfa import explained_and_checkpoints
@@ -28,7 +29,8 @@ def preflight(context: RunContext) -> list[str]:
     """Load or build the run's models and try them. Returns notes for people.
 
     Raises ModelError for weights that are missing, damaged, not finite or of another
-    architecture, and for a model that does not take the data's shape; UsageError for a CUDA
+    architecture, and for a model that does not take the data's shape; MethodError for methods that
+    do not fit their model; UsageError for a CUDA
     device that the tasks will not have.
     """
     _check_device(context)
@@ -46,6 +48,7 @@ def preflight(context: RunContext) -> list[str]:
             check_layers(manifest, model, example_input(context))
             data = {n: DataIndex.from_json(v) for n, v in context.indexes.items()}
             notes += tfa_notes(manifest, model, data)
+        check_methods_fit(context, role, spec, model)
         title = "model" if role == MAIN else f"model {role}:"
         notes.append(
             f"{title} {spec.arch}: {sum(p.numel() for p in model.parameters()):,} parameters, "

@@ -258,7 +258,12 @@ def _two_step(context: RunContext, loaded: Loaded, pairs: PairImages, spec: TwoS
 
     (found,), used = halve_on_oom(at, batch_size)
     loaded.remember(("evaluator",), (evaluator, used))
-    return found.maps.detach().float().cpu()[pairs.of_pairs]
+    maps = found.maps.detach().float().cpu()
+    channels = pairs.x.shape[1]
+    if maps.shape[1] != channels:
+        # One value per pixel: each channel gets its share.
+        maps = (maps / channels).expand(-1, channels, -1, -1)
+    return maps[pairs.of_pairs]
 
 
 def _evaluator(context: RunContext, loaded: Loaded) -> tuple[Evaluator, int]:

@@ -129,7 +129,45 @@ def test_a_method_without_an_answer_is_no_fault_of_the_row(
     assert (good["baseline_confidence"], good["path_spearman"]) == (0.25, 0.5)
     assert (stuck["baseline_confidence"], stuck["path_spearman"]) == (1.0, None)
     assert stuck["status"] == "degenerate"
-    assert "nothing to unlearn" in stuck["error"]
+    assert "nothing to go by" in stuck["error"]
     assert collector.rows("maps")[1]["map"] is None
     assert [row["status"] for row in collector.rows("errors")] == ["degenerate"]
     assert (rows.bad_rows, rows.statuses) == (set(), {"degenerate": 1})
+
+
+def _kept(
+    collector: Any, manifest: Any, batch: Any, attribution: Any, methods: list[Any], channels: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is kept of Grad-CAM's map 0 1 / 2 3 of an image of three channels."""
+    rows = ShardRows(collector, manifest(methods=methods), (3, 2, 2))
+    maps = torch.arange(4.0).view(1, 1, 2, 2)
+    found = attribution(maps, torch.eye(2)[:1], method="grad_cam")
+    others = [
+        attribution(torch.ones(1, channels, 2, 2), torch.eye(2)[:1], method="gradient")
+        for _ in methods[1:]
+    ]
+    one = batch([0])
+    one.x = torch.zeros(1, 3, 2, 2)
+    rows.add_batch(one, [Group([0], [found, *others])])
+    return collector.rows("attributions")[0], collector.rows("maps")[0]
+
+
+def test_maps_without_channels_are_kept_without(
+    collector: Any, manifest: Any, batch: Any, attribution: Any
+) -> None:
+    joined = {"name": "gradient", "post": ["channel_max"]}
+    scalars, kept = _kept(collector, manifest, batch, attribution, ["grad_cam", joined], 1)
+    assert (kept["channels"], kept["height"], kept["width"]) == (1, 2, 2)
+    assert torch.tensor(kept["map"]).flatten().tolist() == [0, 1, 2, 3]
+    assert scalars["total"] == 6
+
+
+def test_maps_without_channels_beside_maps_with_them_keep_their_sum(
+    collector: Any, manifest: Any, batch: Any, attribution: Any
+) -> None:
+    scalars, kept = _kept(collector, manifest, batch, attribution, ["grad_cam", "gradient"], 3)
+    assert kept["channels"] == 3
+    stored = torch.tensor(kept["map"]).view(3, 2, 2)
+    torch.testing.assert_close(stored.sum(0), torch.arange(4.0).view(2, 2))
+    torch.testing.assert_close(stored, stored[:1].expand(3, -1, -1))
+    assert scalars["total"] == pytest.approx(6)
