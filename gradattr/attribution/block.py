@@ -12,7 +12,6 @@ from torch import Tensor
 
 from gradattr.attribution.baselines import Normalization, Sample
 from gradattr.attribution.evaluator import Evaluator
-from gradattr.attribution.spatial_layers import SeenLayer
 from gradattr.attribution.target import Objective
 from gradattr.attribution.unlearning import Start, Unlearned
 
@@ -35,8 +34,6 @@ class Shared:
     """Logits (p, classes) of pools."""
     zero: Tensor | None = None
     """Logits (1, classes) of the input 0."""
-    layers: list[SeenLayer] | None = None
-    """What became of the network's modules in a pass of made-up inputs."""
 
 
 @dataclass

@@ -25,7 +25,7 @@ _LOCATIONS = (
     "the last one with gradients at its locations"
 )
 _LAYER = Parameter("layer", None, "name of the module; None: found by itself")
-_FOUND = "; and, once per call, a forward and a backward pass to look for the layer"
+_FOUND = "; and, once per model, a forward and a backward pass to look for the layer"
 _ONE = "a forward and a backward pass" + _FOUND
 _ALL_RECTIFIED = "no location with evidence for the class: 0 everywhere, status 'degenerate'"
 _COARSE = "late layers are coarse: a few values, upsampled"

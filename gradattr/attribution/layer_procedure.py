@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -28,12 +29,9 @@ class LayerProcedure(Procedure):
     needs_gradient: ClassVar[bool] = True
 
     def seen(self, block: Block) -> SeenLayer:
-        """The layer, looked for once per call. Raises MethodError where ``obstacle`` has a
-        reason."""
+        """The layer. Raises MethodError where ``obstacle`` has a reason."""
         network = block.evaluator.network
-        if block.shared.layers is None:
-            block.shared.layers = _layers(network, block.x)
-        return self._choose(network, block.shared.layers)
+        return self._choose(network, _layers(network, block.x))
 
     def obstacle(self, network: nn.Module, x: Tensor) -> str | None:
         try:
@@ -48,10 +46,18 @@ class LayerProcedure(Procedure):
         return named_layer(network, layers, self.layer, gradients=self.needs_gradient)
 
 
+#: What was seen of a network, as long as it lives and has the same modules.
+_SEEN: WeakKeyDictionary[nn.Module, tuple[object, list[SeenLayer]]] = WeakKeyDictionary()
+
+
 def _layers(network: nn.Module, x: Tensor) -> list[SeenLayer]:
     if x.dim() != 4:
         raise MethodError(
             f"inputs of shape {tuple(x.shape[1:])} were given; a map of a layer needs images "
             "(channels, height, width)"
         )
-    return survey(network, probe(x))
+    asked = (x.shape[1:], x.dtype, x.device, tuple(map(id, network.modules())))
+    known = _SEEN.get(network)
+    if known is None or known[0] != asked:
+        known = _SEEN[network] = (asked, survey(network, probe(x)))
+    return known[1]

@@ -55,10 +55,9 @@ class SeenLayer:
 
 
 def probe(x: Tensor) -> Tensor:
-    """Two images of noise like x (n, ...), the same for all x: what a layer is chosen by."""
+    """An image of noise (1, ...) like x (n, ...), the same for all x: a layer is chosen by it."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, *x.shape[1:], generator=generator, dtype=torch.float64)
-    return torch.cat([noise, -noise]).to(x)
+    return torch.randn(1, *x.shape[1:], generator=generator, dtype=torch.float64).to(x)
 
 
 def survey(network: nn.Module, x: Tensor) -> list[SeenLayer]:

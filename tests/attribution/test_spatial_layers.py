@@ -161,6 +161,17 @@ def test_networks_without_a_spatial_layer(model, words, images):
     assert words in str(GradCam().obstacle(model, images(1)))
 
 
+def test_a_network_is_looked_at_anew_when_its_modules_have_changed(images):
+    model = sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 6))
+    assert GradCam("2").obstacle(model, images(1)) == (
+        "'2' returns (3600,) per image, which has no locations; a layer with feature maps or a "
+        "square grid of tokens is needed"
+    )
+    model[2] = sequential(nn.Conv2d(4, 4, 3), nn.Flatten())
+    model[3] = nn.Linear(3136, 6).double()
+    assert GradCam("2.0").obstacle(model, images(1)) is None
+
+
 def test_inputs_that_are_no_images():
     reason = GradCam().obstacle(nn.Linear(4, 2), torch.rand(1, 4))
     assert reason == (
