@@ -215,6 +215,13 @@ def test_the_command_line_starts_light(start: str) -> None:
 
 
 @pytest.mark.parametrize("module", modules())
+def test_libraries_of_an_extra_are_imported_when_they_are_needed(module: str) -> None:
+    assert not outer(module, inside_functions=False) & OF_LANGUAGE
+    if outer(module) & OF_LANGUAGE:
+        assert module == "gradattr.models.language_models"
+
+
+@pytest.mark.parametrize("module", modules())
 def test_no_private_names_cross_modules(module: str) -> None:
     for node in ast.walk(sources()[module]):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("gradattr"):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import gradattr
-from gradattr import attribution, influence
+from gradattr import attribution, influence, patching
 
 
 def test_the_package() -> None:
@@ -117,11 +117,36 @@ def test_the_mathematics_of_training_data() -> None:
     assert all(getattr(influence, name) for name in influence.__all__)
 
 
+def test_the_mathematics_of_patching() -> None:
+    assert sorted(patching.__all__) == [
+        "Corrupted",
+        "Faithfulness",
+        "LanguageModel",
+        "MeanToken",
+        "NoisyPrompt",
+        "PatchingScore",
+        "PromptBatch",
+        "RandomPrompt",
+        "SCORES",
+        "ScoreName",
+        "Start",
+        "UnlearnedPrompt",
+        "ZeroPrompt",
+        "activation_patching",
+        "attribution_patching",
+        "faithfulness",
+        "language_model",
+        "patching_score",
+    ]
+    assert all(getattr(patching, name) for name in patching.__all__)
+
+
 def test_importing_the_package_and_its_command_loads_nothing_heavy() -> None:
     """``gradattr --help`` must answer at once, so neither torch nor ray may be imported."""
     code = (
         "import sys, gradattr, gradattr.cli.main, gradattr.attribution.catalogue\n"
-        "print([m for m in ('torch', 'ray', 'pyarrow', 'duckdb', 'pydantic') if m in sys.modules])"
+        "heavy = ('torch', 'ray', 'pyarrow', 'duckdb', 'pydantic', 'transformers')\n"
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -94,15 +94,17 @@ def _prompt(spec: PromptData, row: int, values: dict[str, Any] | str) -> Prompt:
     (sample_id,) = row_ids(row, 1)
     if isinstance(values, str):
         return Prompt(row, sample_id, error=values)
+    if spec.id is not None:
+        value = values.get(spec.id)
+        # Numbers are ids as well as texts are.
+        if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+            return Prompt(row, sample_id, error=f"column {spec.id!r} has no id here: {value!r}")
+        sample_id = str(value)
     texts: dict[str, str | None] = {}
     for what, column in spec.columns.items():
         value = values.get(column)
         if what == "id":
-            # Numbers are ids as well as texts are.
-            if isinstance(value, int | str) and not isinstance(value, bool) and value != "":
-                sample_id = str(value)
-                continue
-            return Prompt(row, sample_id, error=f"column {column!r} has no id here: {value!r}")
+            continue
         if value is None and what in _OPTIONAL:
             texts[what] = None
         elif not isinstance(value, str):
@@ -156,7 +158,7 @@ def _csv(spec: PromptData, data: bytes) -> Iterator[dict[str, Any] | str]:
             empty = {spec.columns.get(name) for name in _OPTIONAL}
             yield {k: None if v == "" and k in empty else v for k, v in values.items() if k}
     except csv.Error as error:
-        raise DataError(f"{spec.file}: line {reader.line_num}: not CSV: {error}") from None
+        raise DataError(f"{spec.file}: line {reader.reader.line_num}: not CSV: {error}") from None
 
 
 def _parquet(spec: PromptData, data: bytes) -> Iterator[dict[str, Any] | str]:

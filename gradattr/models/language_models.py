@@ -68,7 +68,7 @@ def load_language_model(
     """The model in float32 and eval mode on the CPU, and its tokenizer.
 
     Raises ModelError as ``find_checkpoint`` does, and if the files are not those that were planned,
-    the architecture needs code of its own, or weights are missing, left over, or not finite.
+    the architecture needs code of its own, or weights are missing, of other shapes, or not finite.
     """
     checkpoint = find_checkpoint(spec)
     if expected_digest is not None and checkpoint.digest != expected_digest:
@@ -170,7 +170,7 @@ def _check_weights(name: str, folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            named = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            named = dict.fromkeys(map(str, json.loads(index.read_text())["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(f"model.path: {name}: {index.name} is damaged: {error}") from None
         for file in named:

@@ -261,6 +261,40 @@ def _manifests() -> st.SearchStrategy[dict[str, Any]]:
         train,
         _audits({**shared, "preprocess": steps}),
         _training_attributions({**shared, "preprocess": steps}),
+        _patchings(shared),
+    )
+
+
+def _patchings(shared: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    data = _part(
+        {"file": ("a.jsonl", "s3://b/x.parquet"), "foil": "f", "corrupted": "c"},
+        {"format": ("auto", "csv"), "answer": (None, "a"), "id": "n", "limit": (None, 5)},
+    )
+    text = _part({"file": "a.txt"}, {"format": ("auto", "text"), "prompt": "p", "limit": 1})
+    start = st.one_of(
+        st.sampled_from(["uni", "zero", "random", "noise", "mean"]),
+        _part({"baseline": "uni"}, {"eta": 2, "iterations": 3, "eps": 0.5, "mu": 1}),
+        _part({"baseline": "random"}, {"at": ("norm", "sphere"), "eps": 1}),
+        _part({"baseline": "noise"}, {"sigma": 0.5}),
+    )
+    starts = st.lists(start, min_size=1, max_size=3)
+    more = {
+        "baselines": starts.map(lambda found: _with_ids(found, "baseline")),
+        "sites": ("all", [0], [0, 3, 12]),
+        "methods": (["activation_patching"], ["integrated_patching", "attribution_patching"]),
+        "integration": ({}, {"steps": 3, "rule": "trapezoid"}),
+        "max_tokens": 9,
+        "shard_rows": (1, 1000),
+        "errors": ({"max": 0.5}, {}),
+    }
+    model = _part(
+        {"path": ("gpt2", "models/mine")}, {"revision": (None, "main"), "blocks": (None, "h.*")}
+    )
+    own = {"kind": "patching", "name": ("a", "p-1"), "model": model}
+    given = {"score": ("prob", "logit_difference"), "answer": ("auto", "predicted")}
+    return st.one_of(
+        _part({**own, "data": data}, {**shared, **more, **given}),
+        _part({**own, "data": text}, {**shared, **more, "score": ("log_prob", "logit")}),
     )
 
 
