@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from gradattr.attribution.spatial_layers import upsampled
 from gradattr.errors import MethodError
 
 
@@ -30,7 +30,7 @@ class Tokens(NamedTuple):
         """
         given = attention[:, 0, 1:] if self.class_token else attention.mean(1)
         grid = torch.unflatten(given, 1, (self.height, self.width))[:, None]
-        return F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
+        return upsampled(grid, size)
 
 
 def tokens_of(count: int, x: Tensor) -> Tokens:
