@@ -72,7 +72,9 @@ LIBRARIES = {
 
 #: What the command line may not pull in before it knows what to do.
 HEAVY = {"torch", "torchvision", "ray", "captum", "sklearn", "scipy", "matplotlib", "pandas"}
-HEAVY |= {"transformers", "tokenizers", "huggingface_hub", "skimage"}
+#: Libraries of the extra 'nlp', which only those have who asked for it.
+OF_LANGUAGE = {"transformers", "tokenizers", "huggingface_hub"}
+HEAVY |= OF_LANGUAGE | {"skimage"}
 
 
 def _name(path: Path) -> str:
