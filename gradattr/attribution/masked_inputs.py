@@ -21,28 +21,38 @@ from gradattr.errors import MethodError
 #: Numbers of m masks -> the n images of the block behind each, (m, n, c, h, w).
 Compose = Callable[[range], Tensor]
 
+#: Numbers of m masks -> the logits behind each, (m * n, classes).
+Answer = Callable[[range], Tensor]
+
+#: Points at a time on a CPU, at most: without a backward pass larger batches only leave its caches.
+CPU_POINTS = 32
+
+
+def answered(block: Block, compose: Compose) -> Answer:
+    """The answers to composed images."""
+    return lambda numbers: block.evaluator.logits(compose(numbers).flatten(0, 1))
+
 
 def masked_scores(
-    block: Block, index: Tensor, objective: Objective, count: int, compose: Compose
+    block: Block, index: Tensor, objective: Objective, count: int, answer: Answer
 ) -> Iterator[tuple[range, Tensor]]:
     """For all ``count`` masks, in order: the numbers of a few, and the scores (m, n) behind them.
 
     ``index`` (n,): the classes explained. At most ``block.batch_size`` points at a time.
     """
-    at_once = max(1, block.batch_size // len(block.x))
+    points = min(block.batch_size, CPU_POINTS) if block.x.device.type == "cpu" else block.batch_size
+    at_once = max(1, points // len(block.x))
     for first in range(0, count, at_once):
         numbers = range(first, min(first + at_once, count))
-        points = compose(numbers).flatten(0, 1)
-        logits = block.evaluator.logits(points)
-        scores = objective(logits, index.repeat(len(numbers)))
+        scores = objective(answer(numbers), index.repeat(len(numbers)))
         yield numbers, scores.view(len(numbers), -1)
 
 
 def all_scores(
-    block: Block, index: Tensor, objective: Objective, count: int, compose: Compose
+    block: Block, index: Tensor, objective: Objective, count: int, answer: Answer
 ) -> Tensor:
     """(n, count) the scores behind every mask."""
-    parts = [scores for _, scores in masked_scores(block, index, objective, count, compose)]
+    parts = [scores for _, scores in masked_scores(block, index, objective, count, answer)]
     if not parts:
         return torch.empty(len(block.x), 0, dtype=block.x.dtype, device=block.x.device)
     return torch.cat(parts).T

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from gradattr.attribution.block import Block
-from gradattr.attribution.masked_inputs import absent, all_scores, no_image, refuse_obstacles
+from gradattr.attribution.changed_regions import changed_regions
+from gradattr.attribution.masked_inputs import (
+    Answer,
+    absent,
+    all_scores,
+    answered,
+    no_image,
+    refuse_obstacles,
+)
 from gradattr.attribution.procedure import Made, Procedure
 from gradattr.attribution.sampling import start_evaluations
 from gradattr.attribution.target import Objective
@@ -93,22 +101,38 @@ class Occlusion(Procedure):
     def run(self, block: Block, index: Tensor, objective: Objective) -> Made:
         refuse_obstacles(self, block)
         n, _, height, width = block.x.shape
-        windows, filler = self.windows(height, width), absent(block, self.baseline)
-
-        def compose(numbers: range) -> Tensor:
-            points = block.x.repeat(len(numbers), 1, 1, 1).view(-1, *block.x.shape)
-            for images, which in zip(points, numbers, strict=True):
-                rows, columns = windows.place(which)
-                images[:, :, rows, columns] = filler[:, :, rows, columns]
-            return points
-
-        scores = all_scores(block, index, objective, windows.number, compose)
+        windows = self.windows(height, width)
+        answer = _answers(block, windows, absent(block, self.baseline))
+        scores = all_scores(block, index, objective, windows.number, answer)
         falls = (objective(block.own_logits, index)[:, None] - scores).double()
         falls = falls.view(n, len(windows.rows), len(windows.columns))
         rows = _mean_over_cover(windows.rows, height).to(falls)
         columns = _mean_over_cover(windows.columns, width).to(falls)
         maps = rows @ falls @ columns.T
         return Made(maps[:, None].to(block.x.dtype))
+
+
+def _answers(block: Block, windows: Windows, filler: Tensor) -> Answer:
+    """How the answers behind windows are found: from changed regions alone, where that is known."""
+    regions = changed_regions(block.evaluator, block.x, windows.rows, windows.columns)
+
+    def compose(numbers: range) -> Tensor:
+        points = block.x.repeat(len(numbers), 1, 1, 1).view(-1, *block.x.shape)
+        for images, which in zip(points, numbers, strict=True):
+            rows, columns = windows.place(which)
+            images[:, :, rows, columns] = filler[:, :, rows, columns]
+        return points
+
+    if regions is None:
+        return answered(block, compose)
+
+    def answer(numbers: range) -> Tensor:
+        places = [divmod(which, len(windows.columns)) for which in numbers]
+        spans = [windows.place(which) for which in numbers]
+        changed = [(rows, columns, filler[:, :, rows, columns]) for rows, columns in spans]
+        return regions.logits(places, changed)
+
+    return answer
 
 
 def _spans(size: int, window: int, stride: int) -> tuple[Span, ...]:

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from gradattr.attribution.block import Block
-from gradattr.attribution.masked_inputs import absent, masked_scores, no_image, refuse_obstacles
+from gradattr.attribution.masked_inputs import (
+    absent,
+    answered,
+    masked_scores,
+    no_image,
+    refuse_obstacles,
+)
 from gradattr.attribution.procedure import Made, Procedure
 from gradattr.attribution.sampling import start_evaluations
 from gradattr.attribution.target import Objective
@@ -85,7 +91,7 @@ class Rise(Procedure):
         def compose(numbers: range) -> Tensor:
             return torch.lerp(filler, block.x, masks(numbers)[:, None, None])
 
-        found = masked_scores(block, index, objective, self.samples, compose)
+        found = masked_scores(block, index, objective, self.samples, answered(block, compose))
         for numbers, scores in found:
             total += (scores.T @ masks(numbers).flatten(1)).view_as(total)
         maps = total / (self.samples * self.keep)

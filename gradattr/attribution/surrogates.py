@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from gradattr.attribution.block import Block
 from gradattr.attribution.coalitions import coalitions, coalitions_evaluated, random_masks
 from gradattr.attribution.linear_fits import shapley_regression, weighted_ridge
-from gradattr.attribution.masked_inputs import absent, all_scores, no_image, refuse_obstacles
+from gradattr.attribution.masked_inputs import (
+    absent,
+    all_scores,
+    answered,
+    no_image,
+    refuse_obstacles,
+)
 from gradattr.attribution.procedure import Made, Procedure
 from gradattr.attribution.sampling import start_evaluations
 from gradattr.attribution.segments import (
@@ -167,8 +173,8 @@ def segment_scores(
         shape = (*present.shape[:2], 1, *block.x.shape[-2:])
         return torch.where(present.view(shape), block.x, filler)
 
-    scores = all_scores(block, index, objective, longest, compose).double().cpu()
-    return [row[: len(z)] for row, z in zip(scores, masks, strict=True)]
+    scores = all_scores(block, index, objective, longest, answered(block, compose))
+    return [row[: len(z)] for row, z in zip(scores.double().cpu(), masks, strict=True)]
 
 
 def _painted(segments: Sequence[Tensor], values: Sequence[Tensor], x: Tensor) -> Tensor:

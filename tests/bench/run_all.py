@@ -31,6 +31,11 @@ BENCHES = [
         ["bench_rules.py"],
     ),
     (
+        "Perturbation methods",
+        "Occlusion against Captum's best batching, RISE against loops over masks.",
+        ["bench_perturbation.py"],
+    ),
+    (
         "Whole runs",
         "`gradattr run` against the bare loop; memory; planning.",
         ["bench_run.py"],
