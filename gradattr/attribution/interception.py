@@ -77,7 +77,7 @@ class Interception(TorchFunctionMode):
             return self._cut(operation, True)
         if operation.name in kinds.DECISIONS:
             raise self.unfit(operation, "the model decides by values that depend on its input")
-        if "out" in operation.kwargs:
+        if operation.kwargs.get("out") is not None:
             raise self.unfit(operation, "it writes into a tensor that was made before ('out')")
         result = self.replaced(operation, dependent)
         self._mark_all(result, "dependent")

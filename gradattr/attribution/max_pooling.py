@@ -34,6 +34,14 @@ class Windows(NamedTuple):
         """Maxima, and where they are, among the positions of space in one row."""
         return _POOLS[len(self.kernel)](a, *self[:4], ceil_mode=self.ceil_mode)
 
+    def level(self, a: Tensor, places: Tensor) -> Tensor:
+        """Whether a second candidate comes up to the largest, whose place is known, up to
+        rounding. One that is the largest of another window is not looked at."""
+        best = a.flatten(2).gather(2, places)
+        without = a.flatten(2).scatter(2, places, -torch.inf)
+        second = self.pool(without.view_as(a))[0].flatten(2)
+        return best - second <= torch.finfo(a.dtype).eps ** (2 / 3) * best.abs()
+
     def positions(self, space: tuple[int, ...], pooled: tuple[int, ...]) -> Tensor:
         """(windows, candidates): the place of every candidate, -1 outside of the image."""
         axes = []
@@ -98,7 +106,10 @@ class PathMaximum(torch.autograd.Function):
         places = places.flatten(2)
         # Where the winner at a is one of the winners at a' it wins all the way.
         there = flat_reference.gather(2, places)
-        contested = there < windows.pool(reference)[0].flatten(2)
+        peaks = windows.pool(reference)[0].flatten(2)
+        contested = there < peaks
+        # Where candidates are level at a, several may be level all the way: they share.
+        contested |= windows.level(a, places) & (value.flatten(2) != peaks)
         ctx.shape = a.shape
         row, channel, window = contested.nonzero(as_tuple=True)
         table = windows.positions(tuple(a.shape[2:]), tuple(value.shape[2:])).to(a.device)

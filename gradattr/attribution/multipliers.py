@@ -137,9 +137,14 @@ def winning_shares(start: Tensor, end: Tensor) -> Tensor:
     """For m sets of k straight lines, from ``start`` (m, k) at t = 0 to ``end`` at t = 1: the share
     of the way on which each is the largest, (m, k). Sums to 1.
 
-    Walks along the upper envelope, from one crossing to the next.
+    Walks along the upper envelope, from one crossing to the next. Lines that are one line up to
+    rounding (units that are dead at one end and alike at the other) have equal parts of its share.
     """
     slope = end - start
+    size = torch.maximum(start.abs(), end.abs())
+    # What lies outside of an image is not a size.
+    size = torch.where(size < torch.finfo(start.dtype).max / 8, size, 0).amax(1, keepdim=True)
+    close = torch.finfo(start.dtype).eps ** (2 / 3) * size
     shares = torch.zeros_like(start)
     rows = torch.arange(len(start), device=start.device)
     leads = start == start.amax(1, keepdim=True)
@@ -151,11 +156,14 @@ def winning_shares(start: Tensor, end: Tensor) -> Tensor:
         crossing = torch.where(rise > 0, crossing, torch.inf)
         following = crossing.amin(1, keepdim=True)
         until = torch.maximum(following.clamp(max=1), now)
-        shares[rows] = shares[rows].scatter_add(1, leader, until - now)
+        alike = (start - start.gather(1, leader)).abs() <= close
+        alike &= (end - end.gather(1, leader)).abs() <= close
+        shares[rows] += alike * ((until - now) / alike.sum(1, keepdim=True))
         going = (following < 1).squeeze(1)
         if not going.any():
             break
         steepest = torch.where(crossing == following, slope, -torch.inf)
         leader = steepest.argmax(1, keepdim=True)[going]
-        rows, start, slope, now = rows[going], start[going], slope[going], until[going]
+        rows, close, now = rows[going], close[going], until[going]
+        start, end, slope = start[going], end[going], slope[going]
     return shares

@@ -25,7 +25,7 @@ SHAPE_ONLY = _words(
     "._version size dim ndimension numel nelement stride storage_offset is_contiguous "
     "is_floating_point is_complex element_size __len__ __hash__ get_device data_ptr new_zeros "
     "new_ones new_empty new_full new_tensor zeros_like ones_like empty_like full_like rand_like "
-    "randn_like _assert requires_grad_ is_same_size retain_grad"
+    "randn_like _assert requires_grad_ is_same_size retain_grad _set_grad_enabled set_grad_enabled"
 )
 
 #: Values go elsewhere, or are copied, or become constants.

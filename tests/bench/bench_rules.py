@@ -17,7 +17,6 @@ from collections.abc import Callable
 from functools import partial
 
 import captum.attr
-import torch
 import torchvision
 from bench_common import Work, fastest, interleaved, machine, one_thread, print_table, rows
 from bench_methods import Setting, captum_runs, engine, make_setting
