@@ -53,19 +53,26 @@ class LanguageModel:
         return End(self, last)(x)
 
     @cached_property
+    def width(self) -> int:
+        """Numbers at each site and position: d."""
+        first = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        with torch.no_grad():
+            return int(self.embed(first).shape[-1])
+
+    @cached_property
     def embedding_moments(self) -> tuple[Tensor, float]:
         """Of all tokens' embeddings: their mean (d,), and the standard deviation of all numbers."""
-        first = self.embed(torch.zeros(1, 1, dtype=torch.long, device=self.device))
-        total = torch.zeros(first.shape[-1], dtype=torch.float64, device=first.device)
+        total = torch.zeros(self.width, dtype=torch.float64, device=self.device)
         squares = 0.0
         with torch.no_grad():
             for rows in torch.split(torch.arange(self.vocabulary, device=self.device), _ROWS):
-                some = self.embed(rows[None])[0].double()
+                some = self.embed(rows[None])[0]
+                kind, some = some.dtype, some.double()
                 total += some.sum(0)
                 squares += float(some.square().sum())
         count = self.vocabulary * len(total)
         variance = squares / count - float(total.sum() / count) ** 2
-        return (total / self.vocabulary).to(first.dtype), max(0.0, variance) ** 0.5
+        return (total / self.vocabulary).to(kind), max(0.0, variance) ** 0.5
 
     @property
     def device(self) -> torch.device:

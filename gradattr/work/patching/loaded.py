@@ -58,7 +58,7 @@ class Loaded:
         backward pass. A function of model, length and kind of device alone."""
         if self.asked is not None:
             return self.asked
-        width = self.model.embedding_moments[0].numel()
+        width = self.model.width
         blocks = self.model.sites if graph else 1
         numbers = 3 * self.model.vocabulary + _PER_BLOCK * blocks * length * width
         rows = _LARGEST
@@ -68,7 +68,7 @@ class Loaded:
 
     def prompts_at_once(self, length: int) -> int:
         """Prompts whose residual streams are in memory together."""
-        width = self.model.embedding_moments[0].numel()
+        width = self.model.width
         each = 4 * 4 * len(self.sites) * length * width
         budget = _BUDGET.get(self.device.type, _BUDGET["cpu"])
         return max(1, min(_LARGEST, budget // each))

@@ -33,7 +33,7 @@ def patching_notes(context: RunContext) -> list[str]:
     parameters = sum(p.numel() for p in model.network.parameters())
     notes = [
         f"model {type(model.network).__name__}: {parameters:,} parameters, {model.sites - 1} "
-        f"blocks, width {model.embedding_moments[0].numel()}, {model.vocabulary:,} tokens"
+        f"blocks, width {model.width}, {model.vocabulary:,} tokens"
     ]
     bad = Counter(one.status for one in some if one.status != "ok")
     good = [len(one.ids) for one in some if one.status == "ok"]
