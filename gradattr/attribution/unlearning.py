@@ -9,12 +9,15 @@ once for many samples (torch.func). Everything else is an ordinary batched pass.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradattr.attribution.baselines import Baseline
 from gradattr.attribution.evaluator import Evaluator
@@ -113,15 +116,28 @@ def _stacked(
         return F.cross_entropy(logits(values, one), c)
 
     try:
-        slopes = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, x, index)
-        with torch.no_grad():
-            moved = _ascend(parameters, slopes, eta)
-            return _log_p(vmap(logits)(moved, x))
+        with _unfused_attention():
+            slopes = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, x, index)
+            with torch.no_grad():
+                moved = _ascend(parameters, slopes, eta)
+                return _log_p(vmap(logits)(moved, x))
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         # vmap refuses data-dependent control flow, and operations that write into shared buffers.
         if is_out_of_memory(error):
             raise
     return _one_by_one(network, parameters, x, index, eta)
+
+
+@contextmanager
+def _unfused_attention() -> Iterator[None]:
+    """Attention as products that can be stacked: vmap takes its fused kernels one by one."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _one_by_one(

@@ -1,8 +1,10 @@
-"""A PNG of maps: one row per sample, the image first, then its map by every method.
+"""A PNG of maps: one row per sample, the image first, then its map by every method; where methods
+are many, one row per method and a column per sample.
 
 Signed maps are drawn in a diverging palette that colour-blind readers can tell apart (blue is
-against, red is for); maps that are never negative in an even one (white to black). Each map has
-its own scale, the 99.5th percentile of its |value|, so that one loud pixel hides nothing.
+against, red is for); maps that are never negative in an even one (white to black), from their
+smallest value. Each map has its own scale, up to the 99.5th percentile of its |value|, so that one
+loud pixel hides nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from gradattr.report.pictures import Pictures, class_name
 from gradattr.report.results import Run
 
 _PANEL_INCHES = 1.15
+#: More methods than this stand below one another: a sheet wider than a screen shows nobody anything.
+_MANY = 12
 
 
 def contact_sheet(run: Run, path: str | Path, *, samples: int = 8) -> Path:
@@ -62,34 +66,53 @@ def _draw(
     images: Sequence[np.ndarray],
     maps: Sequence[Sequence[np.ndarray | None]],
 ) -> bytes:
-    columns = 1 + len(run.methods)
-    width, height = columns * _PANEL_INCHES + 0.6, len(rows) * _PANEL_INCHES + 0.75
+    upright = len(run.methods) > _MANY
+    lines, columns = len(rows), 1 + len(run.methods)
+    if upright:
+        lines, columns = columns, lines
+    left, top = (1.55 if upright else 0.55), 0.6
+    width, height = columns * _PANEL_INCHES + left + 0.05, lines * _PANEL_INCHES + top + 0.15
     figure = new_figure(width, height)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for line, row, image, row_maps in zip(axes, rows, images, maps, strict=True):
+    axes = figure.subplots(lines, columns, squeeze=False)
+    # By sample, then by method; the sheet's rows and columns change places where it is upright.
+    panels = axes.T if upright else axes
+    for line, image, row_maps in zip(panels, images, maps, strict=True):
         _panel(line[0], image, "gray", 0.0, 1.0)
-        line[0].set_ylabel(_caption(row, run), fontsize=6.5)
         for axis, one in zip(line[1:], row_maps, strict=True):
             _map_panel(axis, one)
-    for axis, title in zip(axes[0], ["image", *run.methods], strict=True):
-        axis.set_title(_broken(title), fontsize=6.5)
+    for line, row in zip(panels, rows, strict=True):
+        _title(line[0], _caption(row, run), on_top=upright)
+    for axis, title in zip(panels[0], ["image", *run.methods], strict=True):
+        if not (upright and title == "image"):
+            _title(axis, title if upright else _broken(title), on_top=not upright, lying=upright)
     figure.suptitle(
         f"{run.run_id}: red speaks for the class, blue against; each map has its own scale",
         fontsize=7.5,
         x=0.01,
+        y=1 - 0.1 / height,
         ha="left",
+        va="top",
     )
     figure.subplots_adjust(
-        left=0.55 / width,
-        right=0.99,
+        left=left / width,
+        right=1 - 0.05 / width,
         bottom=0.08 / height,
-        top=1 - 0.6 / height,
+        top=1 - top / height,
         wspace=0.06,
         hspace=0.06,
     )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def _title(axis: Any, text: str, *, on_top: bool, lying: bool = False) -> None:
+    if on_top:
+        axis.set_title(text, fontsize=6.5)
+    elif lying:
+        axis.set_ylabel(text, fontsize=6.5, rotation=0, ha="right", va="center")
+    else:
+        axis.set_ylabel(text, fontsize=6.5)
 
 
 def _broken(title: str) -> str:
@@ -113,7 +136,7 @@ def _map_panel(axis: Any, one: np.ndarray | None) -> None:
     flat = one.sum(axis=0)
     limit = float(np.percentile(np.abs(flat), 99.5)) or 1.0
     if float(one.min()) >= 0:
-        _panel(axis, flat, "gray_r", 0.0, limit)
+        _panel(axis, flat, "gray_r", float(flat.min()), limit)
     else:
         _panel(axis, flat, "RdBu_r", -limit, limit)
 

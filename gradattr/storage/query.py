@@ -43,6 +43,7 @@ _SQL_TYPES = {
     "bool": "BOOLEAN",
     "large_binary": "BLOB",
     "list<item: int64>": "BIGINT[]",
+    "list<item: string>": "VARCHAR[]",
 }
 
 

@@ -31,3 +31,19 @@ def test_a_run_without_maps_has_no_picture(make_run: object, tmp_path: Path) -> 
     with pytest.raises(UsageError, match="no maps to draw"):
         contact_sheet(make_run("none"), tmp_path / "c.png")  # type: ignore[operator]
     assert not (tmp_path / "c.png").exists()
+
+
+def test_many_methods_stand_below_one_another(
+    opened: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradattr.report.contact_sheet._MANY", 2)
+    narrow = Image.open(contact_sheet(opened, tmp_path / "a.png", samples=2))
+    wide = Image.open(contact_sheet(opened, tmp_path / "b.png", samples=6))
+    assert wide.height == narrow.height
+    assert wide.width > narrow.width
+    pixels = np.asarray(wide.convert("RGB")).astype(int)
+    colour = np.abs(pixels - pixels.mean(axis=2, keepdims=True)).max(axis=2) > 40
+    # The image, the saliency, then signed maps: now from the top down.
+    lines = np.array_split(colour[80:], 5, axis=0)
+    assert not lines[0][: len(lines[0]) // 2].any()
+    assert lines[-1].mean() > 0.05

@@ -24,8 +24,8 @@ MAX_EXAMPLES = 3
 _PROBLEMS = {
     "ok": None,
     "non_finite": "the map or the score has a NaN or an infinity",
-    "degenerate": "the method has nothing to go by here, so there is no map: a baseline that is the "
-    "image itself, or a map that is 0 everywhere",
+    "degenerate": "the method has nothing to go by here, so there is no map: a baseline that is "
+    "the image itself, or a map that is 0 everywhere",
 }
 
 
