@@ -40,7 +40,8 @@ class ZeroStart(StartBase):
 
 
 class RandomStart(StartBase):
-    """A random prompt in embedding space, the same for a sample id and seed."""
+    """A random prompt in embedding space: a function of the manifest's seed, this baseline's id
+    and the sample's, so that another id is another draw."""
 
     baseline: Literal["random"]
     at: Literal["norm", "sphere"] = "norm"
