@@ -19,9 +19,9 @@ PROPAGATION_METHODS = (
         "(x − x') ⊙ m, m the product of the layers' (h(a) − h(a')) / (a − a')",
         "Shrikumar, Greenside, Kundaje 2017, Learning important features through propagating "
         "activation differences (rescale rule)",
-        2,
-        "2: forward at x' (once for a block of images if it is the same for all), forward and "
-        "backward at x",
+        1,
+        "forward and backward at x; and a forward pass at x', once for a block of images if x' is "
+        "the same for all, else one each (2)",
         (_RULES, LABELS),
         True,
         "gap = Σ map − (f(x) − f(x')): rounding, for every target",

@@ -61,7 +61,8 @@ class DeepLift(_Rescaled):
     baseline: Start
 
     def evaluations(self, classes: int, shape: tuple[int, ...]) -> int:
-        return 2 + start_evaluations(self.baseline)
+        # A baseline that is the same for all images is run once for a block of them.
+        return (1 if self.baseline.same_for_all else 2) + start_evaluations(self.baseline)
 
     def run(self, block: Block, index: Tensor, objective: Objective) -> Made:
         if isinstance(self.baseline, Sample):
