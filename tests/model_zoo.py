@@ -29,13 +29,16 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 #: As few model evaluations as a method can do with.
+_TWO: dict[str, Any] = {"samples": 2}
+_STEPS: dict[str, Any] = {"steps": 2}
+_DRAWS: dict[str, Any] = {"samples": 1, "baseline": Uniform()}
+_SEGMENTS: dict[str, Any] = {"samples": 8, "count": 9}
 FEW: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("smoothgrad", "smoothgrad_x_input", "squaregrad", "vargrad"), {"samples": 2}),
-    **dict.fromkeys(("integrated_gradients", "blur_ig", "guided_ig"), {"steps": 2}),
-    **dict.fromkeys(("expected_gradients", "gradient_shap"), {"samples": 1, "baseline": Uniform()}),
-    **dict.fromkeys(("layer_integrated_gradients", "layer_conductance"), {"steps": 2}),
-    **dict.fromkeys(("lime", "kernel_shap"), {"samples": 8, "count": 9}),
-    "deep_shap": {"samples": 1, "baseline": Uniform()},
+    **dict.fromkeys(("smoothgrad", "smoothgrad_x_input", "squaregrad", "vargrad"), _TWO),
+    **dict.fromkeys(("integrated_gradients", "blur_ig", "guided_ig"), _STEPS),
+    **dict.fromkeys(("layer_integrated_gradients", "layer_conductance"), _STEPS),
+    **dict.fromkeys(("expected_gradients", "gradient_shap", "deep_shap"), _DRAWS),
+    **dict.fromkeys(("lime", "kernel_shap"), _SEGMENTS),
     "uni": {"steps": 1, "iterations": 1},
     "agi": {"iterations": 1, "classes": 1},
     "occlusion": {"window": 32, "stride": 32},
