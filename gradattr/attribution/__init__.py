@@ -9,11 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradattr.attribution.attention_methods import (
-        attention,
-        attention_rollout,
-        attention_x_gradient,
-    )
     from gradattr.attribution.baselines import (
         Baseline,
         Black,
@@ -28,7 +23,7 @@ if TYPE_CHECKING:
     from gradattr.attribution.catalogue import method_info
     from gradattr.attribution.catalogue_entry import MethodInfo, Parameter
     from gradattr.attribution.evaluator import Choose, Evaluator, Explained, PlainEvaluator
-    from gradattr.attribution.layer_methods import (
+    from gradattr.attribution.layers.methods import (
         deconvolution,
         grad_cam,
         grad_cam_plus_plus,
@@ -54,16 +49,21 @@ if TYPE_CHECKING:
         vargrad,
     )
     from gradattr.attribution.passes import attribute
-    from gradattr.attribution.path_methods import agi, blur_ig, guided_ig, uni
-    from gradattr.attribution.perturbation_methods import kernel_shap, lime, occlusion, rise
-    from gradattr.attribution.propagation_methods import deep_lift, deep_shap, lrp
+    from gradattr.attribution.paths.methods import agi, blur_ig, guided_ig, uni
+    from gradattr.attribution.paths.unlearning import Unlearned
+    from gradattr.attribution.perturbation.methods import kernel_shap, lime, occlusion, rise
+    from gradattr.attribution.propagation.methods import deep_lift, deep_shap, lrp
     from gradattr.attribution.requests import MethodRequest, method_request
     from gradattr.attribution.result import Attribution, concatenate
-    from gradattr.attribution.tuned import tune
-    from gradattr.attribution.unlearning import Unlearned
+    from gradattr.attribution.transformer.methods import (
+        attention,
+        attention_rollout,
+        attention_x_gradient,
+    )
+    from gradattr.attribution.tuning.tuned import tune
 
 _HOMES = {
-    "attention_methods": ("attention", "attention_rollout", "attention_x_gradient"),
+    "transformer.methods": ("attention", "attention_rollout", "attention_x_gradient"),
     "baselines": (
         "Baseline",
         "Black",
@@ -78,7 +78,7 @@ _HOMES = {
     "catalogue": ("method_info",),
     "evaluator": ("Choose", "Evaluator", "Explained", "PlainEvaluator"),
     "catalogue_entry": ("MethodInfo", "Parameter"),
-    "layer_methods": (
+    "layers.methods": (
         "deconvolution",
         "grad_cam",
         "grad_cam_plus_plus",
@@ -104,13 +104,13 @@ _HOMES = {
         "vargrad",
     ),
     "passes": ("attribute",),
-    "path_methods": ("agi", "blur_ig", "guided_ig", "uni"),
-    "perturbation_methods": ("kernel_shap", "lime", "occlusion", "rise"),
-    "propagation_methods": ("deep_lift", "deep_shap", "lrp"),
+    "paths.methods": ("agi", "blur_ig", "guided_ig", "uni"),
+    "perturbation.methods": ("kernel_shap", "lime", "occlusion", "rise"),
+    "propagation.methods": ("deep_lift", "deep_shap", "lrp"),
     "requests": ("MethodRequest", "method_request"),
     "result": ("Attribution", "concatenate"),
-    "tuned": ("tune",),
-    "unlearning": ("Unlearned",),
+    "tuning.tuned": ("tune",),
+    "paths.unlearning": ("Unlearned",),
 }
 #: Not among them: ``catalogue.catalogue``, whose name is its module's.
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

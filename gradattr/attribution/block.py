@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gradattr.attribution.baselines import Normalization, Sample
 from gradattr.attribution.evaluator import Evaluator
+from gradattr.attribution.paths.unlearning import Start, Unlearned
 from gradattr.attribution.target import Objective
-from gradattr.attribution.unlearning import Start, Unlearned
 
 
 class Origin(NamedTuple):

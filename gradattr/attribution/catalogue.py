@@ -12,11 +12,11 @@ from gradattr.attribution.catalogue_entry import (
     MethodInfo,
     Parameter,
 )
-from gradattr.attribution.catalogue_of_attention import ATTENTION_METHODS
-from gradattr.attribution.catalogue_of_layers import LAYER_METHODS, RECTIFIED_METHODS
-from gradattr.attribution.catalogue_of_paths import PATH_METHODS
-from gradattr.attribution.catalogue_of_perturbation import PERTURBATION_METHODS
-from gradattr.attribution.catalogue_of_propagation import PROPAGATION_METHODS
+from gradattr.attribution.layers.catalogue import LAYER_METHODS, RECTIFIED_METHODS
+from gradattr.attribution.paths.catalogue import PATH_METHODS
+from gradattr.attribution.perturbation.catalogue import PERTURBATION_METHODS
+from gradattr.attribution.propagation.catalogue import PROPAGATION_METHODS
+from gradattr.attribution.transformer.catalogue import ATTENTION_METHODS
 
 _AT_INPUT = (
     "1, shared by every method at the input, whatever their targets: one forward, and one backward "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradattr.attribution.block import Block
 from gradattr.attribution.evaluator import Evaluator
-from gradattr.attribution.path_facts import log_confidence
+from gradattr.attribution.paths.path_facts import log_confidence
 from gradattr.attribution.sampling import Pass
 from gradattr.attribution.target import Objective
 

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from gradattr.attribution.baselines import Black, Normalization, as_baseline
 from gradattr.attribution.evaluator import Evaluator, PlainEvaluator
 from gradattr.attribution.passes import attribute
+from gradattr.attribution.paths.unlearning import Start
 from gradattr.attribution.quadrature import RuleName
 from gradattr.attribution.requests import MethodRequest, method_request
 from gradattr.attribution.result import Attribution
 from gradattr.attribution.target import TargetName
-from gradattr.attribution.unlearning import Start
 from gradattr.seeds import sample_seeds
 
 

@@ -20,7 +20,8 @@ from gradattr.attribution.block import Block, Known, Shared
 from gradattr.attribution.evaluated_steps import OneStep, Scalar, only_step, steps_of
 from gradattr.attribution.evaluator import Choose, Evaluator
 from gradattr.attribution.noise import standard_normal
-from gradattr.attribution.path_facts import PathFacts, log_confidence, path_facts
+from gradattr.attribution.paths.path_facts import PathFacts, log_confidence, path_facts
+from gradattr.attribution.paths.unlearning import Unlearned
 from gradattr.attribution.post_steps import apply_steps
 from gradattr.attribution.procedure import Made, Procedure
 from gradattr.attribution.reductions import Reduction
@@ -29,7 +30,6 @@ from gradattr.attribution.result import Attribution, Status, concatenate
 from gradattr.attribution.sampling import AtInput, NoisyCopies, Pass, noisy_copy
 from gradattr.attribution.sources import OtherModel, RandomScores, Source
 from gradattr.attribution.target import TargetName, logit, resolve_target
-from gradattr.attribution.unlearning import Unlearned
 
 
 def attribute(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from gradattr.attribution.block import Block
-from gradattr.attribution.path_facts import PathFacts
+from gradattr.attribution.paths.path_facts import PathFacts
 from gradattr.attribution.target import Objective
 
 

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gradattr.attribution.adversarial_paths import AdversarialPaths, StepFrom
 from gradattr.attribution.baselines import Black
-from gradattr.attribution.blur_path import BlurPath
 from gradattr.attribution.evaluator import Evaluator
-from gradattr.attribution.guided_path import GuidedPath
+from gradattr.attribution.layers.recipes import LAYER_RECIPES, RECTIFIED_RECIPES
+from gradattr.attribution.paths.adversarial_paths import AdversarialPaths, StepFrom
+from gradattr.attribution.paths.blur_path import BlurPath
+from gradattr.attribution.paths.guided_path import GuidedPath
+from gradattr.attribution.paths.unlearning import Start, Unlearned
+from gradattr.attribution.perturbation.recipes import PERTURBATION_RECIPES
+from gradattr.attribution.propagation.recipes import PROPAGATION_RECIPES
 from gradattr.attribution.quadrature import RuleName
-from gradattr.attribution.recipes_of_attention import ATTENTION_RECIPES
-from gradattr.attribution.recipes_of_layers import LAYER_RECIPES, RECTIFIED_RECIPES
-from gradattr.attribution.recipes_of_perturbation import PERTURBATION_RECIPES
-from gradattr.attribution.recipes_of_propagation import PROPAGATION_RECIPES
 from gradattr.attribution.reductions import Reduction
 from gradattr.attribution.sampling import AtInput, NoisyCopies, RandomPaths, StraightPath
 from gradattr.attribution.sources import OtherModel, RandomScores, Recipe
 from gradattr.attribution.target import TargetName
-from gradattr.attribution.unlearning import Start, Unlearned
+from gradattr.attribution.transformer.recipes import ATTENTION_RECIPES
 
 
 def _gradient() -> Recipe:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradattr.attribution.blur_path import BlurPath
+from gradattr.attribution.paths.blur_path import BlurPath
 from gradattr.attribution.post_steps import PostStep, check_steps
 from gradattr.attribution.procedure import Procedure
 from gradattr.attribution.recipes import RECIPES, TARGETS

@@ -17,9 +17,9 @@ from torch import Tensor
 from gradattr.attribution.baselines import value_range
 from gradattr.attribution.block import Block
 from gradattr.attribution.noise import standard_normal, uniform_numbers
+from gradattr.attribution.paths.unlearning import Start, Unlearned
 from gradattr.attribution.quadrature import RuleName, quadrature
 from gradattr.attribution.target import Objective
-from gradattr.attribution.unlearning import Start, Unlearned
 
 
 class Points(NamedTuple):

@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from gradattr.attribution.spatial_layers import located, upsampled
+from gradattr.attribution.layers.spatial_layers import located, upsampled
 from gradattr.errors import MethodError
 from gradattr.influence.differentiable import Direction, Tape
 from gradattr.influence.directions import Directions, query_loss

@@ -119,6 +119,7 @@ def vision_transformer(
     if channels != 3:
         projection = nn.Conv2d(channels, width, patch, patch)
         nn.init.trunc_normal_(projection.weight, std=(channels * patch * patch) ** -0.5)
+        assert projection.bias is not None
         nn.init.zeros_(projection.bias)
         model.conv_proj = projection
     # torchvision starts with a head of zeros, at which nothing has a gradient.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradattr.attribution.evaluator import PlainEvaluator
 from gradattr.attribution.noise import standard_normal
-from gradattr.attribution.unlearning import Unlearned, unlearned_log_p
+from gradattr.attribution.paths.unlearning import Unlearned, unlearned_log_p
 from gradattr.patching.language_model import End, LanguageModel
 from gradattr.patching.prompts import PromptBatch
 

@@ -22,7 +22,7 @@ from gradattr.report.pictures import Pictures, class_name
 from gradattr.report.results import Run
 
 _PANEL_INCHES = 1.15
-#: More methods than this stand below one another: a sheet wider than a screen shows nobody anything.
+#: More methods than this stand below one another: nobody looks at what is wider than a screen.
 _MANY = 12
 
 

@@ -20,9 +20,9 @@ from gradattr.attribution.baselines import (
 )
 from gradattr.attribution.catalogue import method_info
 from gradattr.attribution.evaluator import Evaluator, PlainEvaluator
+from gradattr.attribution.paths.unlearning import Start, Unlearned
 from gradattr.attribution.requests import MethodRequest, method_request
 from gradattr.attribution.sampling import NoisyCopies
-from gradattr.attribution.unlearning import Start, Unlearned
 from gradattr.errors import MethodError
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.baselines import (

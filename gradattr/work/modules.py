@@ -9,7 +9,7 @@ from torch import nn
 
 from gradattr.attribution.evaluator import Evaluator
 from gradattr.attribution.microbatch import choose_micro_batch
-from gradattr.attribution.tuned import Precision, tune
+from gradattr.attribution.tuning.tuned import Precision, tune
 from gradattr.data.registry import read_shard
 from gradattr.data.types import ShardRef
 from gradattr.errors import DataError, ModelError

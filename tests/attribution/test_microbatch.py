@@ -17,7 +17,7 @@ from gradattr.attribution.microbatch import (
     halve_on_oom,
     is_out_of_memory,
 )
-from gradattr.attribution.tuned import tune
+from gradattr.attribution.tuning.tuned import tune
 from gradattr.errors import ShardError
 
 

@@ -16,7 +16,7 @@ def test_defaults():
 @pytest.mark.parametrize(
     ("name", "parameters", "text"),
     [
-        ("lime", {}, "unknown method 'lime': expected one of gradient,"),
+        ("limes", {}, "unknown method 'limes': expected one of gradient,"),
         ("smoothgrad", {"steps": 3}, r"'smoothgrad': .*'steps'.*parameters: samples, sigma"),
         ("gradient", {"samples": 3}, "parameters: none"),
         ("expected_gradients", {}, "'baseline'"),

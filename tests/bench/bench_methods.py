@@ -38,7 +38,7 @@ from gradattr.attribution.microbatch import choose_micro_batch
 from gradattr.attribution.passes import attribute
 from gradattr.attribution.quadrature import quadrature
 from gradattr.attribution.requests import MethodRequest, method_request
-from gradattr.attribution.tuned import tune
+from gradattr.attribution.tuning.tuned import tune
 from gradattr.models.cifar_resnet import CifarResNet
 
 SIGMA = 0.1

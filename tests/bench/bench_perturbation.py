@@ -23,9 +23,9 @@ from torch import Tensor
 
 from gradattr.attribution.baselines import Constant
 from gradattr.attribution.evaluator import PlainEvaluator
+from gradattr.attribution.perturbation.smooth_masks import SmoothMasks
 from gradattr.attribution.requests import MethodRequest, method_request
-from gradattr.attribution.smooth_masks import SmoothMasks
-from gradattr.attribution.tuned import tune
+from gradattr.attribution.tuning.tuned import tune
 
 KEEP, CELLS = 0.5, 7
 MASKS = {"resnet18": 64, "resnet20": 256}

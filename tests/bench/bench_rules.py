@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from gradattr.attribution.baselines import Constant
 from gradattr.attribution.evaluator import PlainEvaluator
 from gradattr.attribution.requests import method_request
-from gradattr.attribution.tuned import tune
+from gradattr.attribution.tuning.tuned import tune
 
 
 class SeparateBlock(nn.Module):

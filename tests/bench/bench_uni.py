@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from gradattr.attribution.evaluator import PlainEvaluator
 from gradattr.attribution.requests import method_request
-from gradattr.attribution.tuned import tune
+from gradattr.attribution.tuning.tuned import tune
 
 STEPS, ITERATIONS, ETA, EPS, MU = 15, 10, 1.0, 0.25, 0.1
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradattr.attribution.spatial_layers import located
+from gradattr.attribution.layers.spatial_layers import located
 from gradattr.errors import MethodError
 from gradattr.influence import GradientProducts, agreement_maps, layer_maps
 

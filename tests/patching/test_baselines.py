@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gradattr.attribution import unlearning
+from gradattr.attribution.paths import unlearning
 from gradattr.patching import (
     Corrupted,
     MeanToken,

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from gradattr.attribution.passes import attribute
+from gradattr.attribution.paths.unlearning import Unlearned
 from gradattr.attribution.requests import MethodRequest
 from gradattr.attribution.sources import OtherModel
-from gradattr.attribution.unlearning import Unlearned
 from gradattr.manifest.model import AnyModel
 from gradattr.models import build_model
 from gradattr.retraining import train_classifier

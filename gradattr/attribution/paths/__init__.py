@@ -1,0 +1,1 @@
+"""Paths from a baseline to an input, and the baselines that unlearning finds."""

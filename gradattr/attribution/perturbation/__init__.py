@@ -1,0 +1,1 @@
+"""Methods that only ask for answers, of inputs with parts replaced."""

@@ -1,0 +1,1 @@
+"""Other rules of back-propagation: DeepLIFT, DeepSHAP, relevance."""

@@ -1,0 +1,1 @@
+"""Attention: what a transformer's tokens look at."""
