@@ -13,7 +13,7 @@ from torch import Tensor
 from gradattr.attribution.baselines import Black, Normalization, as_baseline
 from gradattr.attribution.methods import Common, Model, run_request
 from gradattr.attribution.paths.unlearning import Start
-from gradattr.attribution.propagation.relevance_propagation import Composite
+from gradattr.attribution.propagation.relevance_flow import Composite
 from gradattr.attribution.requests import method_request
 from gradattr.attribution.result import Attribution
 from gradattr.attribution.target import TargetName

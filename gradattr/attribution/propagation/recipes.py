@@ -8,7 +8,7 @@ from gradattr.attribution.baselines import Black
 from gradattr.attribution.paths.unlearning import Start
 from gradattr.attribution.propagation.deep_lift_maps import DeepLift, DeepShap
 from gradattr.attribution.propagation.relevance import Relevance
-from gradattr.attribution.propagation.relevance_propagation import Composite
+from gradattr.attribution.propagation.relevance_flow import Composite
 from gradattr.attribution.reductions import Reduction
 from gradattr.attribution.sources import Recipe
 

@@ -11,7 +11,7 @@ from gradattr.attribution.block import Block
 from gradattr.attribution.layers.rectifiers import compiled_module
 from gradattr.attribution.procedure import Made, Procedure
 from gradattr.attribution.propagation.interception import Unfit
-from gradattr.attribution.propagation.relevance_propagation import (
+from gradattr.attribution.propagation.relevance_flow import (
     CONVOLUTIONS,
     Composite,
     Propagating,
