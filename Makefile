@@ -31,7 +31,7 @@ test: $(VENV)/.dev ## what CI runs: lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev ## repair what can be repaired, then check style and types
 	$(BIN)/ruff check --fix .
