@@ -59,7 +59,9 @@ def leakage(maps: Tensor, masks: Tensor, levels: Sequence[float]) -> Leakage:
     descending = scores.sort(dim=1, descending=True).values
     pixels = scores.shape[1]
     shares = [
-        _top_share(scores, marked, descending, max(1, kept_count(pixels, level)))
+        top_share(
+            scores, marked, descending, torch.full_like(total, max(1, kept_count(pixels, level)))
+        )
         for level in levels
     ]
     stacked = torch.stack(shares, 1) if shares else scores.new_empty(len(scores), 0)
@@ -72,9 +74,14 @@ def leakage(maps: Tensor, masks: Tensor, levels: Sequence[float]) -> Leakage:
     )
 
 
-def _top_share(scores: Tensor, marked: Tensor, descending: Tensor, kept: int) -> Tensor:
-    """(n,): expected marked part of the ``kept`` highest of scores (n, pixels)."""
-    last = descending[:, kept - 1, None]
+def top_share(scores: Tensor, marked: Tensor, descending: Tensor, kept: Tensor) -> Tensor:
+    """(n,): expected marked part of the ``kept`` (n,) highest of scores (n, pixels), under a random
+    order of equal scores.
+
+    ``descending`` (n, pixels) are the scores, sorted; ``marked`` (n, pixels) booleans; ``kept`` is
+    1 or more.
+    """
+    last = descending.gather(1, kept.long()[:, None] - 1)
     above, tied = scores > last, scores == last
     free = kept - above.sum(1)
     among_tied = (tied & marked).sum(1).double() / tied.sum(1)

@@ -5,10 +5,11 @@ and that many times. A value that is NaN does not exist for its image (a constan
 mask); it is counted as missing and left out, and the interval is that of the others.
 
 **Which interval.** BCa (bias-corrected and accelerated, Efron 1987) by default: scores of images
-are skewed (areas near 0, ratios with a long tail), and BCa's error falls as 1/n where that of the
-percentile interval falls as :math:`1/\sqrt n`; for a mean it costs nothing more, because the
-jackknife has a closed form. With :math:`\Phi` the normal distribution function, :math:`\theta^*`
-the means of the resamples, :math:`U_i = x_i - \bar x`:
+are skewed (areas near 0, ratios with a long tail), and the share of intervals that lie wholly on
+one side of the truth comes right as 1/n for BCa, as :math:`1/\sqrt n` for the percentile interval.
+For a mean it costs nothing more, because the jackknife has a closed form. With :math:`\Phi` the
+normal distribution function, :math:`\theta^*` the means of the resamples,
+:math:`U_i = x_i - \bar x`:
 
 .. math:: z_0 = \Phi^{-1}(P(\theta^* < \bar x) + P(\theta^* = \bar x) / 2), \qquad
           a = \sum U_i^3 / (6 (\sum U_i^2)^{3/2}), \qquad
