@@ -1,4 +1,4 @@
-"""Commands that ask and write nothing: init, validate, plan, methods, schema."""
+"""Commands that ask and write nothing: init, validate, plan, schema."""
 
 from __future__ import annotations
 
@@ -149,25 +149,6 @@ def _print_audit(audit: dict[str, Any]) -> None:
     )
     for note in audit["notes"]:
         print(f"Note: {note}")
-
-
-def list_methods(as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from gradattr.attribution.catalogue import catalogue
-
-    entries = catalogue()
-    if as_json:
-        print_json([asdict(entry) for entry in entries])
-        return
-    print_table(
-        "Methods (cost in model evaluations per image: one forward and one backward pass each)",
-        ["name", "formula", "cost", "needs", "source"],
-        [
-            [entry.name, entry.formula, entry.cost, "; ".join(entry.needs), entry.source]
-            for entry in entries
-        ],
-    )
 
 
 def print_schema() -> None:

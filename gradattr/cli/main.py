@@ -78,11 +78,16 @@ def plan(
 
 
 @app.command(rich_help_panel="Ask")
-def methods(as_json: JsonOption = False) -> None:
-    """List the attribution methods: formula, source, cost, what they need of a model."""
-    from gradattr.cli.ask import list_methods
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="A method, to read all there is to say of it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the attribution methods with cost and formula, or describe one."""
+    from gradattr.cli.methods import list_methods
 
-    list_methods(as_json)
+    list_methods(name, as_json)
 
 
 @app.command(rich_help_panel="Ask")

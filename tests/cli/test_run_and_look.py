@@ -198,7 +198,19 @@ def test_methods_schema_doctor(gradattr: Any, tmp_path: Path) -> None:
     names = {entry["name"] for entry in json.loads(gradattr("methods", "--json").out)}
     assert {"saliency", "integrated_gradients", "gradient_shap", "linear"} <= names
     assert "integrated_gradients" in gradattr("methods").out
+
     assert "$defs" in json.loads(gradattr("schema").out)
     done = gradattr("doctor", "--store", str(tmp_path))
     assert done.code == 0, done.out
     assert "conditional_put True" in done.out
+
+
+def test_one_method_is_described(gradattr: Any) -> None:
+    told = gradattr("methods", "grad_cam").out
+    for part in ("Selvaraju", "layer", "cost", "needs"):
+        assert part in told, part
+    (entry,) = json.loads(gradattr("methods", "grad_cam", "--json").out)
+    assert entry["name"] == "grad_cam"
+    wrong = gradattr("methods", "gradcam")
+    assert wrong.code == 2
+    assert "method 'gradcam' does not exist; did you mean 'grad_cam'" in wrong.err
