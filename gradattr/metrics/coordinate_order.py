@@ -24,20 +24,23 @@ from gradattr.seeds import derive_seed
 Rank = Literal["signed", "magnitude"]
 
 
-def descending_ranks(
-    maps: Tensor, seeds: Sequence[int], *, per_pixel: bool = True, rank: Rank = "signed"
-) -> Tensor:
-    """Maps (p, c, h, w) -> ranks (p, 1, h, w), or (p, c, h, w) unless ``per_pixel``; int32.
+def values_to_rank(maps: Tensor, *, per_pixel: bool = True, rank: Rank = "signed") -> Tensor:
+    """Maps (p, c, h, w) -> float64 (p, 1, h, w), or (p, c, h, w) unless ``per_pixel``.
 
-    0 is the largest value. Pixels are ranked by the sum over channels (taken in float64) of A, or
-    of \\|A\\| with rank 'magnitude'. ``seeds`` (p,): those of the images behind the maps. A map
-    that is not finite has an order that means nothing; see ``known``.
+    A, or \\|A\\| with rank 'magnitude'; of pixels the sum over channels.
     """
     if rank not in ("signed", "magnitude"):
         raise UsageError(f"rank {rank!r} was given, expected 'signed' or 'magnitude'")
-    values = maps.abs() if rank == "magnitude" else maps
-    if per_pixel:
-        values = values.sum(1, keepdim=True, dtype=torch.float64)
+    values = (maps.abs() if rank == "magnitude" else maps).double()
+    return values.sum(1, keepdim=True) if per_pixel else values
+
+
+def descending_ranks(values: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Values (p, 1 or c, h, w) -> ranks of the same shape, int32; 0 is the largest value.
+
+    ``seeds`` (p,): those of the images behind the maps. A map that is not finite is given some
+    order, which means nothing; see ``known``.
+    """
     flat = values.flatten(1)
     ordered, order = flat.sort(dim=1, descending=True)
     tied = (ordered[:, 1:] == ordered[:, :-1]).any(1)

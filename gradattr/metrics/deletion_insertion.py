@@ -28,13 +28,11 @@ from torch import Tensor
 from gradattr.attribution.baselines import Blur, Normalization
 from gradattr.attribution.evaluator import Evaluator
 from gradattr.errors import UsageError
-from gradattr.metrics.coordinate_order import Rank, descending_ranks, known
+from gradattr.metrics.coordinate_order import Rank, descending_ranks, known, values_to_rank
 from gradattr.metrics.masked_forwards import (
+    Questions,
     Score,
-    answers,
     as_images,
-    at_once,
-    image_scores,
     refuse_misfits,
     rows_of,
 )
@@ -84,11 +82,11 @@ def deletion(
     Raises UsageError for shapes that do not fit.
     """
     refuse_misfits(x, maps, index, seeds, score)
-    ends = _Ends(evaluator, index, score, batch_size)
+    questions = Questions(evaluator, index, score, batch_size)
     gone = as_images(fill, x)
-    first = ends.of(x) if unchanged is None else unchanged.double().cpu()
-    walk = _Walk(x, gone, first, ends.of(gone), maps, seeds, steps, per_pixel, rank)
-    return walk.curves(ends)
+    whole = questions.of_images(x) if unchanged is None else unchanged.double().cpu()
+    change = _Change(x, gone, whole, questions.of_images(gone), steps, per_pixel, rank)
+    return change.curves(questions, maps, seeds)
 
 
 def insertion(
@@ -112,30 +110,81 @@ def insertion(
     5. All else as in ``deletion``.
     """
     refuse_misfits(x, maps, index, seeds, score)
-    ends = _Ends(evaluator, index, score, batch_size)
-    blurred = START.draw(x, seeds, 0, Normalization()) if start is None else as_images(start, x)
-    last = ends.of(x) if unchanged is None else unchanged.double().cpu()
-    walk = _Walk(blurred, x, ends.of(blurred), last, maps, seeds, steps, per_pixel, rank)
-    return walk.curves(ends)
+    questions = Questions(evaluator, index, score, batch_size)
+    blank = START.draw(x, seeds, 0, Normalization()) if start is None else as_images(start, x)
+    whole = questions.of_images(x) if unchanged is None else unchanged.double().cpu()
+    change = _Change(blank, x, questions.of_images(blank), whole, steps, per_pixel, rank)
+    return change.curves(questions, maps, seeds)
 
 
 @dataclass(frozen=True)
-class _Ends:
-    """How images are evaluated, for their own class each."""
+class _Change:
+    """From the images ``before`` to the images ``after``, (1 or n, c, h, w), in some steps."""
 
-    evaluator: Evaluator
-    index: Tensor
-    score: Score
-    batch_size: int
+    before: Tensor
+    after: Tensor
+    first: Tensor
+    """(n,): scores before the first step."""
+    last: Tensor
+    """(n,): scores after the last step."""
+    steps: int
+    per_pixel: bool
+    rank: Rank
 
-    def of(self, images: Tensor) -> Tensor:
-        """(n,) the scores of images (1 or n, c, h, w), one image evaluated once."""
-        if len(images) != 1 or len(self.index) == 1:
-            return image_scores(
-                self.evaluator, images, self.index, score=self.score, batch_size=self.batch_size
+    def curves(
+        self, questions: Questions, maps: Sequence[Tensor], seeds: Sequence[int]
+    ) -> list[Curves]:
+        """The curves of each method."""
+        self._refuse(maps)
+        n, inner = len(self.first), self.steps - 1
+        found = questions.of_changed(self._images(questions, maps, seeds)).scores
+        results = []
+        for method, given in zip(found.view(len(maps), n, inner), maps, strict=True):
+            values = torch.cat([self.first[:, None], method, self.last[:, None]], dim=1)
+            values[~known(given)] = torch.nan
+            auc = (values.sum(1) - (values[:, 0] + values[:, -1]) / 2) / self.steps
+            results.append(Curves(values, auc))
+        return results
+
+    def _images(
+        self, questions: Questions, maps: Sequence[Tensor], seeds: Sequence[int]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """All steps but the first and the last: by method, then by image, then by step."""
+        if self.steps == 1:
+            return
+        pairs = [(given, image) for given in maps for image in range(len(self.first))]
+        points = questions.points(self.before)
+        together = max(1, points // (self.steps - 1))
+        for first in range(0, len(pairs), together):
+            part = pairs[first : first + together]
+            numbers = torch.tensor([image for _, image in part])
+            values = [
+                values_to_rank(given[image][None], per_pixel=self.per_pixel, rank=self.rank)
+                for given, image in part
+            ]
+            ranks = descending_ranks(
+                torch.cat(values).to(self.before.device), [seeds[image] for _, image in part]
             )
-        classes, inverse = self.index.unique(return_inverse=True)
-        logits = self.evaluator.logits(images)
-        batches = [(images, classes[:1])]
-        del batches
-        return _scores_of_classes(logits, classes, self.score)[inverse.cpu()]
+            before, after = rows_of(self.before, numbers), rows_of(self.after, numbers)
+            counts = self._counts(ranks)
+            for place in range(0, len(counts), points):
+                some = counts[place : place + points]
+                ahead = ranks[:, None] < some.view(1, -1, 1, 1, 1)
+                changed = torch.where(ahead, after[:, None], before[:, None]).flatten(0, 1)
+                yield changed, numbers.repeat_interleave(len(some))
+
+    def _counts(self, ranks: Tensor) -> Tensor:
+        """(steps - 1,) how many coordinates are changed at each step between the ends."""
+        coordinates = ranks[0].numel()
+        counts = [round(step * coordinates / self.steps) for step in range(1, self.steps)]
+        return torch.tensor(counts, dtype=torch.int32, device=ranks.device)
+
+    def _refuse(self, maps: Sequence[Tensor]) -> None:
+        if self.steps < 1:
+            raise UsageError(f"steps {self.steps} were given, expected at least 1")
+        channels = max(self.before.shape[1], self.after.shape[1])
+        if not self.per_pixel and any(given.shape[1] != channels for given in maps):
+            raise UsageError(
+                f"maps of one channel rank pixels, not the coordinates of {channels} channels; "
+                "expected per_pixel=True, or maps of as many channels"
+            )

@@ -10,6 +10,7 @@ Shapes: n images, c channels, h x w pixels, b changed images of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ CPU_POINTS = 32
 
 
 class Answers(NamedTuple):
-    """What the model says of b images."""
+    """What the model says of some images."""
 
     scores: Tensor
     """(b,) float64 on the CPU: probability or logit of the class explained."""
@@ -34,41 +35,61 @@ class Answers(NamedTuple):
     """(b,) int64 on the CPU: the class with the largest logit."""
 
 
-def image_scores(
-    evaluator: Evaluator, x: Tensor, index: Tensor, *, score: Score = "prob", batch_size: int
-) -> Tensor:
-    """(n,) float64: the score of class ``index`` (n,) of each image of x (n, ...)."""
-    points = at_once(x, batch_size)
-    pairs = zip(x.split(points), index.split(points), strict=True)
-    return answers(evaluator, pairs, score).scores
-
-
-def answers(
-    evaluator: Evaluator, batches: Iterable[tuple[Tensor, Tensor]], score: Score
-) -> Answers:
-    """What the model says of every (images (b, ...), classes (b,)), one after the other.
+@dataclass(frozen=True)
+class Questions:
+    """What is asked about n images, whatever is done to them.
 
     The softmax is taken in float64: a drop below a probability that float32 rounds to 1 is seen.
     """
-    scores, predicted = [torch.empty(0, dtype=torch.float64)], [torch.empty(0, dtype=torch.int64)]
-    for points, index in batches:
-        logits = evaluator.logits(points).double()
-        at = index.to(logits.device)[:, None]
-        if score == "prob":
-            scores.append(torch.log_softmax(logits, dim=1).gather(1, at)[:, 0].exp())
-        else:
-            scores.append(logits.gather(1, at)[:, 0])
-        predicted.append(logits.argmax(1))
-    return Answers(
-        torch.cat([part.cpu() for part in scores]), torch.cat([part.cpu() for part in predicted])
-    )
+
+    evaluator: Evaluator
+    index: Tensor
+    """(n,): the class explained of each image."""
+    score: Score
+    batch_size: int
+    """Most points evaluated at once; a CPU is given ``CPU_POINTS`` at most."""
+
+    def points(self, x: Tensor) -> int:
+        """How many images like x at once."""
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size {self.batch_size} was given, expected at least 1")
+        return min(self.batch_size, CPU_POINTS) if x.device.type == "cpu" else self.batch_size
+
+    def of_images(self, images: Tensor) -> Tensor:
+        """(n,) float64: scores of one image each; (1, c, h, w) is one for all, evaluated once."""
+        if len(images) == 1:
+            logits = self.evaluator.logits(images)
+            return _scores(logits.expand(len(self.index), -1), self.index, self.score).cpu()
+        numbers, points = torch.arange(len(images)), self.points(images)
+        firsts = range(0, len(images), points)
+        return self.of_changed(
+            (images[first : first + points], numbers[first : first + points]) for first in firsts
+        ).scores
+
+    def of_changed(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Answers:
+        """Answers to all of (changed images (b, c, h, w), numbers of the images behind (b,))."""
+        scores = [torch.empty(0, dtype=torch.float64)]
+        predicted = [torch.empty(0, dtype=torch.int64)]
+        for changed, numbers in batches:
+            logits = self.evaluator.logits(changed)
+            index = self.index[numbers.to(self.index.device)]
+            scores.append(_scores(logits, index, self.score))
+            predicted.append(logits.argmax(1))
+        # Copied when all are on their way, so that a GPU need not wait for each.
+        return Answers(
+            torch.cat([part.cpu() for part in scores]),
+            torch.cat([part.cpu() for part in predicted]),
+        )
 
 
-def at_once(x: Tensor, batch_size: int) -> int:
-    """How many images of a micro-batch: ``batch_size``, and less on a CPU."""
-    if batch_size < 1:
-        raise UsageError(f"batch_size {batch_size} was given, expected at least 1")
-    return min(batch_size, CPU_POINTS) if x.device.type == "cpu" else batch_size
+def image_scores(
+    evaluator: Evaluator, x: Tensor, index: Tensor, *, score: Score = "prob", batch_size: int
+) -> Tensor:
+    """(n,) float64: the score of class ``index`` (n,) of each image of x (n, c, h, w).
+
+    What deletion, insertion and MuFidelity take as ``unchanged``, so that x is evaluated once.
+    """
+    return Questions(evaluator, index, score, batch_size).of_images(x)
 
 
 def refuse_misfits(
@@ -99,22 +120,28 @@ def as_images(value: float | Tensor, x: Tensor) -> Tensor:
     ``value``: a number, or a tensor that broadcasts over x (one value per channel: (1, c, 1, 1)).
     Raises UsageError if it does not.
     """
-    given = torch.as_tensor(value).to(x)
-    if given.dim() < 4:
-        given = given.reshape(*[1] * (4 - given.dim()), *given.shape)
-    try:
-        return given.expand(len(given), *x.shape[1:])[: len(x)].expand(
-            1 if len(given) == 1 else len(x), *x.shape[1:]
-        )
-    except RuntimeError:
+    given = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    shape = (1,) * (4 - given.dim()) + tuple(given.shape)
+    pairs = zip(shape, x.shape, strict=False)
+    if len(shape) != 4 or any(size not in (1, wanted) for size, wanted in pairs):
         raise UsageError(
             f"a tensor of shape {tuple(given.shape)} was given to stand for missing pixels, "
-            f"expected one that broadcasts over {tuple(x.shape)}"
-        ) from None
+            f"expected a number or what broadcasts over {tuple(x.shape)}"
+        )
+    return given.view(shape).expand(shape[0], *x.shape[1:])
 
 
 def rows_of(images: Tensor, numbers: Tensor) -> Tensor:
-    """The images (1 or n, c, h, w) of these numbers (b,): (b, c, h, w)."""
+    """The images (1 or n, c, h, w) with the numbers (b,), as ``as_images`` gives them."""
     if len(images) == 1:
         return images.expand(len(numbers), *images.shape[1:])
     return images[numbers.to(images.device)]
+
+
+def _scores(logits: Tensor, index: Tensor, score: Score) -> Tensor:
+    """(b, classes), (b,) -> (b,) float64."""
+    values = logits.double()
+    if score == "prob":
+        values = torch.log_softmax(values, dim=1)
+    chosen = values.gather(1, index.to(values.device)[:, None])[:, 0]
+    return chosen.exp() if score == "prob" else chosen
