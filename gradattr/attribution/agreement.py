@@ -40,7 +40,7 @@ def _magnitudes(maps: Tensor) -> Tensor:
     return maps.detach().abs().flatten(1).double().cpu()
 
 
-def _ranks(values: Tensor) -> Tensor:
+def centred_ranks(values: Tensor) -> Tensor:
     """Ranks 0..d-1 of values (d,), ties at their average, centred on 0."""
     ordered, order = values.sort()
     _, group, sizes = torch.unique(ordered, return_inverse=True, return_counts=True)
@@ -52,7 +52,7 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 def _spearman(a: Tensor, b: Tensor) -> float:
-    ranks_a, ranks_b = _ranks(a), _ranks(b)
+    ranks_a, ranks_b = centred_ranks(a), centred_ranks(b)
     spread = float(ranks_a.norm() * ranks_b.norm())
     if spread == 0:
         return float(not ranks_a.any() and not ranks_b.any())

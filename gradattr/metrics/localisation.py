@@ -25,13 +25,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gradattr.errors import UsageError
 from gradattr.metrics.leakage import leakage, top_share
 
-#: Images whose distances are looked at together: one at a time saves memory, not time.
-_AT_ONCE = 64
+#: Pixels looked at together around highest ones: some tens of megabytes.
+_AT_ONCE = 2**20
 
 
 class Localisation(NamedTuple):
@@ -68,18 +67,17 @@ def localisation(
     sizes = masks.flatten(1).sum(1)
     pixels = math.prod(masks.shape[1:])
     known = (sizes > 0) & (sizes < pixels) & ~found.mass_ratio.isnan()
-    shapes = masks[known].shape
     scores = maps[known].double().abs().sum(1).flatten(1)
     marked = masks[known].flatten(1)
-    ascending = scores.sort(dim=1).values
+    ascending, order = scores.sort(dim=1)
     highest = scores == ascending[:, -1:]
-    near = _near(masks[known], tolerance).view(shapes).flatten(1)
+    near = _near(masks[known], highest.view(masks[known].shape), tolerance).flatten(1)
     per_image = (
         (highest & near).sum(1).double() / highest.sum(1),
         found.mass_ratio[known],
         top_share(scores, marked, ascending.flip(1), sizes[known].double()),
         found.shares[known],
-        _auc(scores, marked, ascending),
+        _auc(ascending, marked.gather(1, order)),
     )
     return Localisation(*(_at(known, each) for each in per_image))
 
@@ -91,32 +89,39 @@ def _at(known: Tensor, values: Tensor) -> Tensor:
     return every
 
 
-def _auc(scores: Tensor, marked: Tensor, ascending: Tensor) -> Tensor:
-    """(n,): Mann and Whitney's U over its maximum, for scores (n, pixels)."""
-    below = torch.searchsorted(ascending, scores)
-    up_to = torch.searchsorted(ascending, scores, right=True)
-    ranks = (below + up_to + 1).double() / 2  # of equal scores, their average
+def _auc(ascending: Tensor, marked: Tensor) -> Tensor:
+    """(n,): Mann and Whitney's U over its maximum, for sorted scores (n, pixels)."""
+    n, pixels = ascending.shape
+    places = torch.arange(1, pixels + 1).expand(n, -1)
+    # Equal scores stand together: their average rank is halfway between the first and the last.
+    steps = ascending[:, 1:] != ascending[:, :-1]
+    edge = torch.ones(n, 1, dtype=torch.bool)
+    first = torch.where(torch.cat([edge, steps], 1), places, 0).cummax(1).values
+    ends = torch.where(torch.cat([steps, edge], 1), places, pixels)
+    last = ends.flip(1).cummin(1).values.flip(1)
     inside = marked.sum(1).double()
-    outside = scores.shape[1] - inside
-    surplus = (ranks * marked).sum(1) - inside * (inside + 1) / 2
-    return surplus / (inside * outside)
+    ranks = ((first + last) * marked).sum(1).double() / 2
+    surplus = ranks - inside * (inside + 1) / 2
+    return surplus / (inside * (pixels - inside))
 
 
-def _near(masks: Tensor, tolerance: float) -> Tensor:
-    """(n, h, w): pixels at most so far from a marked one."""
-    if tolerance < 1:
-        return masks
+def _near(masks: Tensor, looked_at: Tensor, tolerance: float) -> Tensor:
+    """(n, h, w): of the pixels looked at, those at most so far from a marked one."""
     h, w = masks.shape[1:]
-    reach = math.floor(min(tolerance, math.hypot(h, w)))
-    near = masks.clone()
-    for first in range(0, len(masks), _AT_ONCE):
-        some = masks[first : first + _AT_ONCE].float()[:, None]
-        for dy in range(-min(reach, h - 1), min(reach, h - 1) + 1):
-            # A disk, row by row: as wide as the circle is at this height.
-            half = min(math.isqrt(math.floor(tolerance**2 - dy**2)), w - 1)
-            wide = F.max_pool2d(some, (1, 2 * half + 1), stride=1, padding=(0, half))
-            wide = wide[:, 0].bool()
-            rows = slice(max(0, dy), h + min(0, dy))
-            from_rows = slice(max(0, -dy), h - max(0, dy))
-            near[first : first + _AT_ONCE, rows] |= wide[:, from_rows]
+    rows, columns = _reach(tolerance, h), _reach(tolerance, w)
+    disk = (rows[:, None] ** 2 + columns**2 <= tolerance**2).nonzero()
+    down, right = rows[disk[:, 0]], columns[disk[:, 1]]
+    near = torch.zeros_like(masks)
+    for some in torch.split(looked_at.nonzero(), max(1, _AT_ONCE // len(disk))):
+        image, y, x = (each[:, None] for each in some.unbind(1))
+        there_y, there_x = y + down, x + right
+        within = (there_y >= 0) & (there_y < h) & (there_x >= 0) & (there_x < w)
+        hit = masks[image, there_y.clamp(0, h - 1), there_x.clamp(0, w - 1)] & within
+        near[some.unbind(1)] = hit.any(1)
     return near
+
+
+def _reach(tolerance: float, size: int) -> Tensor:
+    """Steps along one axis that stay within the tolerance, and inside of an image of this size."""
+    most = math.floor(min(tolerance, size - 1))
+    return torch.arange(-most, most + 1)
