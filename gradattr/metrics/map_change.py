@@ -8,7 +8,7 @@ multiplied with, save ``l2``; all are symmetric in the two maps, save ``l2``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,8 +23,8 @@ TOP_SHARE = 0.1
 #: Side of SSIM's windows, and its two constants (Wang et al. 2004; those of scikit-image).
 WINDOW = 7
 K1, K2 = 0.01, 0.03
-#: Values that are worked on at once: 32 MiB in float64.
-_AT_ONCE = 2**22
+#: Values that are worked on at once: 8 MiB in float64.
+_AT_ONCE = 2**20
 #: The order of pixels with equal scores: any, but not from the top left.
 _TIES = 20190117
 
@@ -167,6 +167,10 @@ def centred_ranks(values: Tensor) -> Tensor:
     place = torch.arange(d, device=values.device).expand(values.shape)
     new = torch.ones_like(ordered, dtype=torch.bool)
     new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    if bool(new.all()):
+        return torch.empty_like(ordered, dtype=torch.float64).scatter_(
+            1, order, place.double() - (d - 1) / 2
+        )
     first = torch.where(new, place, 0).cummax(1).values
     last_of_group = torch.ones_like(new)
     last_of_group[:, :-1] = new[:, 1:]
@@ -186,7 +190,8 @@ def check_maps(before: Tensor, after: Tensor) -> None:
 
 def _parts(before: Tensor, after: Tensor) -> list[tuple[Tensor, Tensor]]:
     rows = max(1, _AT_ONCE // max(1, before[:1].numel()))
-    return list(zip(before.detach().split(rows), after.detach().split(rows), strict=True))
+    pairs = zip(torch.split(before, rows), torch.split(after, rows), strict=True)
+    return [(a.detach(), b.detach()) for a, b in pairs]
 
 
 def _flat(maps: Tensor) -> Tensor:
@@ -205,7 +210,3 @@ def _where_known(value: Tensor, a: Tensor, b: Tensor) -> Tensor:
     for rows in (a, b):
         known &= torch.isfinite(rows).all(1) & (rows.amax(1) > rows.amin(1))
     return value.double().cpu().masked_fill(~known.cpu(), torch.nan)
-
-
-#: What can be made large or small by changing an image: how alike two maps (n, c, h, w) are.
-Likeness = Callable[[Tensor, Tensor], Tensor]

@@ -142,8 +142,13 @@ def rows_of(batch: Sequence[tuple[int, slice]], device: torch.device) -> Tensor:
     return torch.cat([torch.arange(part.start, part.stop, device=device) for _, part in batch])
 
 
+def copies_of(batch: Sequence[tuple[int, slice]]) -> Tensor:
+    """(p,) the copies of a batch of ``pieces``, on the CPU."""
+    return torch.cat([torch.full((part.stop - part.start,), copy) for copy, part in batch])
+
+
 def check_images(x: Tensor, seeds: Sequence[int], methods: Sequence[object]) -> None:
-    """Raise UsageError unless x is (n, c, h, w), n >= 1, with a seed each, and there is a method."""
+    """Raise UsageError unless x is (n, c, h, w), n >= 1, with n seeds, and there is a method."""
     if x.dim() != 4 or len(x) == 0 or len(seeds) != len(x):
         raise UsageError(
             f"inputs of shape {tuple(x.shape)} with {len(seeds)} seeds; expected (n, c, h, w), "
