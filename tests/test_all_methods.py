@@ -54,3 +54,25 @@ def test_each_has_maps_and_costs_what_was_planned(file: str, tmp_path: Path) -> 
             assert np.isfinite(one).all()
             assert np.ptp(one) > 0, method
     assert contact_sheet(found, tmp_path / "sheet.png", samples=3).stat().st_size > 20_000
+
+
+def test_maps_do_not_depend_on_shards_or_batches(tmp_path: Path) -> None:
+    """What is random in a method is drawn for the image, whoever works on it with which others."""
+    shared = [
+        "data={format: digits, limit: 5}",
+        f"store.url={tmp_path / 'store'}",
+        "runtime.address=inline",
+        "model.train.epochs=3",
+    ]
+    file = MANIFESTS / "all_methods_digits.yaml"
+    whole = open_run(run(load_manifest(file, overrides=shared)).uri)
+    cut = [*shared, "shard_rows=2", "engine.batch_size=3", "name=cut"]
+    parts = open_run(run(load_manifest(file, overrides=cut)).uri)
+    for row in whole.sql("SELECT sample_id, method, status FROM attributions").to_pylist():
+        if row["status"] != "ok":
+            continue
+        one, other = (r.map(row["sample_id"], row["method"]) for r in (whole, parts))
+        size = np.abs(one).max()
+        # float16 storage, and ReLUs that flip on rounding in long walks.
+        limit = 0.05 if row["method"] in ("agi", "guided_ig", "uni", "ig_uni") else 0.003
+        assert np.abs(one - other).max() <= limit * size, row

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gradattr.attribution import occlusion as notebook_occlusion
 from gradattr.data.registry import index_data, load_all
 from gradattr.errors import DataError, MethodError, ModelError
 from gradattr.manifest.diffroar import DiffRoarManifest
@@ -178,6 +179,41 @@ def test_per_pixel_masks_all_channels_of_a_pixel_together(audit: Any, tmp_path: 
     assert kept == {0.1: kept_count(16, 0.1), 0.5: 8, 1.0: 16}
     with pytest.raises(MethodError, match=r"mask\.value has 2 numbers"):
         run(audit(**value, mask={"value": [0.1, 0.2]}))
+
+
+def test_maps_with_one_value_per_pixel_rank_its_channels_together(
+    audit: Any, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(1)
+    file = str(tmp_path / "images.npz")
+    pixels = rng.integers(0, 255, (12, 8, 8, 3), dtype=np.uint8)
+    np.savez(file, images=pixels, labels=np.arange(12) % 2)
+    data = {"format": "npz", "file": file}
+    occlusion = {"name": "occlusion", "window": 1, "stride": 1}
+    manifest = audit(
+        data=data,
+        test=data,
+        preprocess={},
+        models={"standard": {"arch": "cnn", "width": 2, "train": {**TRAIN, "epochs": 1}}},
+        # Of Grad-CAM some maps are 0 everywhere: no reason to end an audit.
+        methods=[occlusion, "grad_cam"],
+        baselines=[],
+        levels=[0.5, 1.0],
+        retrain=False,
+    )
+    found = finished(manifest)
+    x, _ = images(manifest, "test")
+    model = base_model(manifest, "standard")
+    maps = notebook_occlusion(model, x, window=1, stride=1, baseline=0.0).maps
+    bins = stored_bins(found, "standard/occlusion", "test")
+    assert bins.shape == (12, 3, 8, 8)
+    assert stored_bins(found, "standard/grad_cam", "test").shape == (12, 3, 8, 8)
+    top = LevelBins(tuple(manifest.levels), 192).top(0.5)
+    for one, ranks in zip(maps.abs(), bins, strict=True):
+        best = one.flatten().argsort(descending=True)[:32]
+        kept = (ranks >= top[0]) & (ranks < top[1])
+        assert (kept == kept[:1]).all()
+        assert set(np.flatnonzero(kept[0])) == set(best.tolist())
 
 
 def test_the_same_command_again_is_complete(audit: Any) -> None:
