@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
@@ -146,6 +147,18 @@ def test_a_wider_level_is_a_wider_interval_and_the_seed_decides() -> None:
     assert wide.low < narrow.low < narrow.high < wide.high
     assert summarise(values, seed=0) == summarise(values, seed=0)
     assert summarise(values, seed=0) != summarise(values, seed=1)
+
+
+def test_memory_does_not_grow_with_the_resamples() -> None:
+    rows = np.sort(np.random.default_rng(0).random((3, 20_000)), axis=1)
+    peaks = []
+    for resamples in (100, 400):
+        tracemalloc.start()
+        bootstrap_deviations(rows, seed=0, resamples=resamples)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2**20
+    assert peaks[1] < 60 * 2**20
 
 
 @pytest.mark.parametrize(
