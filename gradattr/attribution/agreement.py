@@ -43,7 +43,7 @@ def _magnitudes(maps: Tensor) -> Tensor:
 def centred_ranks(values: Tensor) -> Tensor:
     """Ranks 0..d-1 of values (d,), ties at their average, centred on 0."""
     ordered, order = values.sort()
-    _, group, sizes = torch.unique(ordered, return_inverse=True, return_counts=True)
+    _, group, sizes = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
     last = sizes.cumsum(0).double()
     average = last - (sizes.double() + 1) / 2
     ranks = torch.empty_like(values)

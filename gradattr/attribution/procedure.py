@@ -54,3 +54,8 @@ class Procedure(ABC):
         ``network`` is in eval mode and left as it was; ``x`` (n, ...) are a few inputs to try.
         """
         return None
+
+    def chosen(self, network: nn.Module, x: Tensor) -> str | None:
+        """What the method has chosen by itself on a network that it fits, for people and for the
+        run's record: "layer 'features.3'". None if there was nothing to choose."""
+        return None

@@ -53,6 +53,10 @@ class MethodRequest:
         end of a sentence. None if it fits."""
         return self.source.obstacle(network, x) if isinstance(self.source, Procedure) else None
 
+    def chosen(self, network: nn.Module, x: Tensor) -> str | None:
+        """What the method chooses by itself on a network that it fits, such as a layer."""
+        return self.source.chosen(network, x) if isinstance(self.source, Procedure) else None
+
 
 def method_request(
     name: str,

@@ -40,6 +40,11 @@ class LayerProcedure(Procedure):
             return str(reason)
         return None
 
+    def chosen(self, network: nn.Module, x: Tensor) -> str | None:
+        if self.layer is not None:
+            return None
+        return f"layer '{self._choose(network, _layers(network, x)).name}'"
+
     def _choose(self, network: nn.Module, layers: list[SeenLayer]) -> SeenLayer:
         if self.layer is None:
             return choose_layer(layers)

@@ -20,7 +20,7 @@ from gradattr.manifest.model import LinearModel
 from gradattr.storage.objects import open_store
 from gradattr.work.context import MAIN, RunContext, linear_role, method_id
 from gradattr.work.methods import method_requests, normalization
-from gradattr.work.modules import load_module, load_pool, micro_batch, prepare_model
+from gradattr.work.modules import example_input, load_module, load_pool, micro_batch, prepare_model
 from gradattr.work.resources import choose_device
 
 
@@ -38,7 +38,7 @@ class Loaded:
     model_digests: dict[str, str]
     """Role -> sha256 of the weights that were loaded."""
     report: dict[str, Any] = field(default_factory=dict)
-    """What tuning did to the model, and what it left alone and why."""
+    """What tuning did to the model, and what it left alone and why; what methods chose."""
 
 
 _cache: dict[tuple[Any, ...], Loaded] = {}
@@ -82,11 +82,15 @@ def _load(context: RunContext) -> Loaded:
         for method in manifest.methods
         if isinstance(getattr(method, "baseline", None), SampleBaseline)
     }
+    requests = method_requests(manifest, pools.__getitem__, linear.__getitem__)
+    example = example_input(context).to(device)
+    chosen = {r.id: r.chosen(evaluator.network, example) for r in requests}
+    report |= {"chosen": {name: text for name, text in chosen.items() if text is not None}}
     return Loaded(
         device=device,
         evaluator=evaluator,
         reference=reference,
-        requests=method_requests(manifest, pools.__getitem__, linear.__getitem__),
+        requests=requests,
         normalization=normalization(context.preprocess, context.shape[0]),
         batch_size=micro_batch(context, evaluator, device),
         model_digests=digests,

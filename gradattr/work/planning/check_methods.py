@@ -21,18 +21,27 @@ from gradattr.work.modules import example_input
 from gradattr.work.tfa.training_maps import no_model, no_pool
 
 
-def check_methods_fit(context: RunContext, role: str, spec: AnyModel, model: nn.Module) -> None:
-    """Raise MethodError that names every method of the manifest that does not fit the model of
-    this role, and why. The model is tried on a small input, on the device that it is on."""
+def check_methods_fit(
+    context: RunContext, role: str, spec: AnyModel, model: nn.Module
+) -> list[str]:
+    """Notes of what methods choose by themselves on the model of this role, such as a layer.
+
+    The model is tried on a small input, on the device that it is on. Raises MethodError that names
+    every method of the manifest that does not fit it, and why.
+    """
     modes = {module: module.training for module in model.modules()}
     example = example_input(context)
-    misfits = []
+    misfits, notes = [], []
     try:
         model.eval()
         for request in _requests(context, role):
             obstacle = request.obstacle(model, example)
             if obstacle is not None:
                 misfits.append(f"method '{request.id}' does not fit the model: {obstacle}")
+                continue
+            chosen = request.chosen(model, example)
+            if chosen is not None:
+                notes.append(f"method '{request.id}' looks at {chosen}")
     finally:
         for module, training in modes.items():
             module.training = training
@@ -41,6 +50,7 @@ def check_methods_fit(context: RunContext, role: str, spec: AnyModel, model: nn.
         raise MethodError(
             "\n".join([*misfits, f"({title}: {describe(spec)}; leave out what does not fit it)"])
         )
+    return notes
 
 
 def _requests(context: RunContext, role: str) -> Sequence[MethodRequest]:

@@ -48,12 +48,13 @@ def preflight(context: RunContext) -> list[str]:
             check_layers(manifest, model, example_input(context))
             data = {n: DataIndex.from_json(v) for n, v in context.indexes.items()}
             notes += tfa_notes(manifest, model, data)
-        check_methods_fit(context, role, spec, model)
+        chosen = check_methods_fit(context, role, spec, model)
         title = "model" if role == MAIN else f"model {role}:"
         notes.append(
             f"{title} {spec.arch}: {sum(p.numel() for p in model.parameters()):,} parameters, "
             f"input {'x'.join(map(str, context.shape))}, {context.num_classes} classes"
         )
+        notes += chosen
     if isinstance(context.manifest, DiffRoarManifest):
         notes += audit_notes(context)
     return notes
