@@ -11,7 +11,9 @@ import pytest
 from gradattr.cli.main import main
 from gradattr.errors import MethodError
 from gradattr.manifest.attribute import AttributeManifest
+from gradattr.report.results import open_run
 from gradattr.runtime.driver import run
+from gradattr.storage.commit import read_commit
 from gradattr.work.planning.preflight import preflight
 from gradattr.work.planning.prepare import prepare
 
@@ -64,9 +66,22 @@ def test_all_of_them_at_once(asked: Callable[..., AttributeManifest]) -> None:
 
 def test_methods_that_fit_are_left_alone(asked: Callable[..., AttributeManifest]) -> None:
     methods = ["guided_backprop", "deep_lift", "grad_cam", "occlusion", "uni"]
-    assert any(
-        "cnn" in note for note in preflight(prepare(asked({"arch": "cnn"}, *methods)).context)
-    )
+    notes = preflight(prepare(asked({"arch": "cnn"}, *methods)).context)
+    assert any("cnn" in note for note in notes)
+    # What a method chooses by itself is said; what is asked for is not.
+    assert [note for note in notes if "looks" in note] == [
+        "method 'grad_cam' looks at layer 'relu3'"
+    ]
+    named = {"name": "grad_cam", "layer": "relu2"}
+    assert not [
+        n for n in preflight(prepare(asked({"arch": "cnn"}, named)).context) if "looks" in n
+    ]
+
+
+def test_what_was_chosen_stands_in_the_record(asked: Callable[..., AttributeManifest]) -> None:
+    result = run(asked({"arch": "cnn"}, "grad_cam", "saliency"))
+    commit = read_commit(open_run(result.uri).store, result.run_id)
+    assert commit.records[-1].extra["engine"]["chosen"] == {"grad_cam": "layer 'relu3'"}
 
 
 @pytest.mark.parametrize("command", ["validate", "plan", "run"])
