@@ -36,6 +36,7 @@ def test_the_mathematics() -> None:
         "MethodInfo",
         "MethodRequest",
         "Noise",
+        "NoisyCopies",
         "Normalization",
         "Parameter",
         "PlainEvaluator",

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from gradattr.attribution.propagation.methods import deep_lift, deep_shap, lrp
     from gradattr.attribution.requests import MethodRequest, method_request
     from gradattr.attribution.result import Attribution, concatenate
+    from gradattr.attribution.sampling import NoisyCopies
     from gradattr.attribution.transformer.methods import (
         attention,
         attention_rollout,
@@ -109,6 +110,7 @@ _HOMES = {
     "propagation.methods": ("deep_lift", "deep_shap", "lrp"),
     "requests": ("MethodRequest", "method_request"),
     "result": ("Attribution", "concatenate"),
+    "sampling": ("NoisyCopies",),
     "tuning.tuned": ("tune",),
     "paths.unlearning": ("Unlearned",),
 }
@@ -128,6 +130,7 @@ __all__ = [
     "MethodInfo",
     "MethodRequest",
     "Noise",
+    "NoisyCopies",
     "Normalization",
     "Parameter",
     "PlainEvaluator",

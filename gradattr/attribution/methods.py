@@ -8,6 +8,10 @@ or a class number), and returns an ``Attribution``. Keywords that all of them sh
 - ``seed``: decides noise and random baselines together with a sample's place in x; or ``seeds``,
   one number per sample, so that a sample's map does not depend on its place.
 - ``batch_size``: points evaluated at a time. No effect on the result beyond rounding.
+- ``smooth``: ``NoisyCopies(samples, sigma)``: the mean of the maps of noisy copies, in place
+  of the sample's own (SmoothGrad of any method).
+- ``post``: steps on the finished map, in order, such as ``["abs", "channel_max"]``; see
+  ``post_steps``.
 
 A module is used in eval mode and left in the mode it was in. For several methods at once, use
 ``attribute``: it makes the passes that they share only once.
@@ -17,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypedDict, Unpack
 
 import torch
@@ -26,9 +31,11 @@ from gradattr.attribution.baselines import Black, Normalization, as_baseline
 from gradattr.attribution.evaluator import Evaluator, PlainEvaluator
 from gradattr.attribution.passes import attribute
 from gradattr.attribution.paths.unlearning import Start
+from gradattr.attribution.post_steps import PostStep
 from gradattr.attribution.quadrature import RuleName
 from gradattr.attribution.requests import MethodRequest, method_request
 from gradattr.attribution.result import Attribution
+from gradattr.attribution.sampling import NoisyCopies
 from gradattr.attribution.target import TargetName
 from gradattr.seeds import sample_seeds
 
@@ -40,6 +47,8 @@ class Common(TypedDict, total=False):
     seed: int
     seeds: Sequence[int] | None
     batch_size: int
+    smooth: NoisyCopies | None
+    post: Sequence[PostStep]
 
 
 Model = nn.Module | Evaluator
@@ -248,8 +257,11 @@ def run_request(
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     batch_size: int = 64,
+    smooth: NoisyCopies | None = None,
+    post: Sequence[PostStep] = (),
 ) -> Attribution:
     """The one method that is requested, with the keywords that all have."""
+    request = replace(request, smooth=smooth, post=tuple(post))
     if seeds is None:
         seeds = sample_seeds(seed, "sample", map(str, range(len(x))))
     if labels is not None:

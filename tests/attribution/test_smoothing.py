@@ -3,9 +3,16 @@
 import pytest
 import torch
 
-from gradattr.attribution import PlainEvaluator, Uniform, Unlearned, attribute, method_request
+from gradattr.attribution import (
+    NoisyCopies,
+    PlainEvaluator,
+    Uniform,
+    Unlearned,
+    attribute,
+    grad_cam,
+    method_request,
+)
 from gradattr.attribution.noise import standard_normal
-from gradattr.attribution.sampling import NoisyCopies
 from gradattr.seeds import sample_seeds
 
 METHODS = {
@@ -89,3 +96,15 @@ def test_steps_come_after_smoothing(network, images):
     )
     assert after.maps.shape == (2, 1, 32, 32)
     torch.testing.assert_close(after.maps, plain.maps.abs().sum(1, keepdim=True))
+
+
+def test_in_a_notebook_too(network, images):
+    x, copies = images(2), NoisyCopies(3, 0.2)
+    found = grad_cam(network("cnn"), x, smooth=copies, post=["relu", "normalize_max"])
+    asked = method_request("grad_cam", smooth=copies, post=["relu", "normalize_max"])
+    (expected,) = attribute(
+        PlainEvaluator(network("cnn")), x, [asked], seeds=sample_seeds(0, "sample", ["0", "1"])
+    )
+    torch.testing.assert_close(found.maps, expected.maps)
+    assert found.maps.shape == (2, 1, 32, 32)
+    assert found.evaluations == 3
