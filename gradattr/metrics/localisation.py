@@ -114,10 +114,9 @@ def _near(masks: Tensor, looked_at: Tensor, tolerance: float) -> Tensor:
     near = torch.zeros_like(masks)
     for some in torch.split(looked_at.nonzero(), max(1, _AT_ONCE // len(disk))):
         image, y, x = (each[:, None] for each in some.unbind(1))
-        there_y, there_x = y + down, x + right
-        within = (there_y >= 0) & (there_y < h) & (there_x >= 0) & (there_x < w)
-        hit = masks[image, there_y.clamp(0, h - 1), there_x.clamp(0, w - 1)] & within
-        near[some.unbind(1)] = hit.any(1)
+        # Outside of the image, the edge is looked at again: it is no further away.
+        there = masks[image, (y + down).clamp(0, h - 1), (x + right).clamp(0, w - 1)]
+        near[some.unbind(1)] = there.any(1)
     return near
 
 
