@@ -150,34 +150,37 @@ class _Change:
         self, questions: Questions, maps: Sequence[Tensor], seeds: Sequence[int]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """All steps but the first and the last: by method, then by image, then by step."""
-        if self.steps == 1:
-            return
-        pairs = [(given, image) for given in maps for image in range(len(self.first))]
-        points = questions.points(self.before)
-        together = max(1, points // (self.steps - 1))
-        for first in range(0, len(pairs), together):
-            part = pairs[first : first + together]
-            numbers = torch.tensor([image for _, image in part])
-            values = [
-                values_to_rank(given[image][None], per_pixel=self.per_pixel, rank=self.rank)
-                for given, image in part
-            ]
-            ranks = descending_ranks(
-                torch.cat(values).to(self.before.device), [seeds[image] for _, image in part]
-            )
+        n, inner, points = len(self.first), self.steps - 1, questions.batch_size
+        ranks: dict[int, Tensor] = {}  # by pair of a method and an image, while it is needed
+        for first in range(0, len(maps) * n * inner, points):
+            jobs = torch.arange(first, min(first + points, len(maps) * n * inner))
+            pairs = range(int(jobs[0]) // inner, int(jobs[-1]) // inner + 1)
+            new = [pair for pair in pairs if pair not in ranks]
+            ranked = self._ranks([(maps[pair // n], pair % n) for pair in new], seeds)
+            known_before = {pair: ranks[pair] for pair in pairs if pair in ranks}
+            ranks = {**known_before, **dict(zip(new, ranked, strict=True))}
+            own = torch.stack([ranks[pair] for pair in pairs])
+            counts = self._counts(own[0].numel())[jobs % inner].to(own.device)
+            ahead = own[(jobs // inner - pairs[0]).to(own.device)] < counts.view(-1, 1, 1, 1)
+            numbers = jobs // inner % n
             before, after = rows_of(self.before, numbers), rows_of(self.after, numbers)
-            counts = self._counts(ranks)
-            for place in range(0, len(counts), points):
-                some = counts[place : place + points]
-                ahead = ranks[:, None] < some.view(1, -1, 1, 1, 1)
-                changed = torch.where(ahead, after[:, None], before[:, None]).flatten(0, 1)
-                yield changed, numbers.repeat_interleave(len(some))
+            yield torch.where(ahead, after, before), numbers
 
-    def _counts(self, ranks: Tensor) -> Tensor:
+    def _ranks(self, rows: Sequence[tuple[Tensor, int]], seeds: Sequence[int]) -> Sequence[Tensor]:
+        """Ranks (1 or c, h, w) of each of (a method's maps, number of the image)."""
+        if not rows:
+            return []
+        values = [
+            values_to_rank(given[image][None], per_pixel=self.per_pixel, rank=self.rank)
+            for given, image in rows
+        ]
+        stacked = torch.cat(values).to(self.before.device)
+        return list(descending_ranks(stacked, [seeds[image] for _, image in rows]))
+
+    def _counts(self, coordinates: int) -> Tensor:
         """(steps - 1,) how many coordinates are changed at each step between the ends."""
-        coordinates = ranks[0].numel()
         counts = [round(step * coordinates / self.steps) for step in range(1, self.steps)]
-        return torch.tensor(counts, dtype=torch.int32, device=ranks.device)
+        return torch.tensor(counts, dtype=torch.int32)
 
     def _refuse(self, maps: Sequence[Tensor]) -> None:
         if self.steps < 1:

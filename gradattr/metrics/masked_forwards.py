@@ -22,9 +22,6 @@ from gradattr.errors import UsageError
 #: What is measured of the class explained: its softmax probability, or its logit.
 Score = Literal["prob", "logit"]
 
-#: Changed images at a time on a CPU, at most: larger batches only leave its caches.
-CPU_POINTS = 32
-
 
 class Answers(NamedTuple):
     """What the model says of some images."""
@@ -47,20 +44,18 @@ class Questions:
     """(n,): the class explained of each image."""
     score: Score
     batch_size: int
-    """Most points evaluated at once; a CPU is given ``CPU_POINTS`` at most."""
+    """Most points evaluated at once."""
 
-    def points(self, x: Tensor) -> int:
-        """How many images like x at once."""
+    def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UsageError(f"batch_size {self.batch_size} was given, expected at least 1")
-        return min(self.batch_size, CPU_POINTS) if x.device.type == "cpu" else self.batch_size
 
     def of_images(self, images: Tensor) -> Tensor:
         """(n,) float64: scores of one image each; (1, c, h, w) is one for all, evaluated once."""
         if len(images) == 1:
             logits = self.evaluator.logits(images)
             return _scores(logits.expand(len(self.index), -1), self.index, self.score).cpu()
-        numbers, points = torch.arange(len(images)), self.points(images)
+        numbers, points = torch.arange(len(images)), self.batch_size
         firsts = range(0, len(images), points)
         return self.of_changed(
             (images[first : first + points], numbers[first : first + points]) for first in firsts

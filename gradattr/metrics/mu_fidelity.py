@@ -141,7 +141,7 @@ def mu_fidelity(
     cells = Cells(x.shape[2], x.shape[3], grid)
     taken = cells.subsets(seeds, subsets, share)
     whole = questions.of_images(x) if unchanged is None else unchanged.double().cpu()
-    masked = _masked(x, as_images(fill, x), taken, cells.of_pixels(), questions.points(x))
+    masked = _masked(x, as_images(fill, x), taken, cells.of_pixels(), batch_size)
     drops = whole[:, None] - questions.of_changed(masked).scores.view(len(x), subsets)
     return [_correlations(given, taken, cells.of_pixels(), drops) for given in maps]
 

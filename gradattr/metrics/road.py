@@ -80,7 +80,7 @@ def road(
         )
     questions = Questions(evaluator, index, score, batch_size)
     removal = _Removal(x, tuple(seeds), tuple(counts), noise, rank)
-    found = questions.of_changed(removal.images(maps, questions.points(x)))
+    found = questions.of_changed(removal.images(maps, batch_size))
     shape = (len(maps), len(x), 2, len(counts))
     truth = (index if labels is None else labels).cpu().view(1, -1, 1, 1)
     correct = (found.predicted.view(shape) == truth).double()

@@ -36,6 +36,11 @@ BENCHES = [
         ["bench_perturbation.py"],
     ),
     (
+        "Metrics of maps",
+        "Deletion, insertion and MuFidelity against loops and bare forward passes.",
+        ["bench_metrics.py"],
+    ),
+    (
         "Whole runs",
         "`gradattr run` against the bare loop; memory; planning.",
         ["bench_run.py"],
