@@ -11,6 +11,11 @@ The first depends on the scale of the map; the second, with
 :math:`\beta = E[I^T A \, \Delta f] / E[(I^T A)^2]`, does not, and compares methods of different
 scales. The gradient of a linear model has infidelity 0. A map of one value per pixel says the same
 of every channel.
+
+:math:`I^T A` takes A for slopes: score per unit of the input. Maps that are multiplied by x - x'
+(input x gradient, integrated gradients, occlusion) are contributions instead: there I is divided by
+x - x' first, as Captum does with ``multiply_by_inputs``. With a square of the baseline as I that is
+the sum of the map over the square.
 """
 
 from __future__ import annotations
@@ -124,6 +129,8 @@ def infidelity(
     perturbation: Perturbation | None = None,
     samples: int = 100,
     score: Score = "prob",
+    contributions: Sequence[bool] | None = None,
+    baseline: Baseline | None = None,
     normalization: Normalization | None = None,
     batch_size: int = 64,
 ) -> list[Infidelity]:
@@ -132,15 +139,19 @@ def infidelity(
 
     ``perturbation``: Gaussian by default. ``samples``: draws of I per image. ``score``: f is the
     softmax probability or the logit of the class; a map says most of the scalar that it explains.
+    ``contributions``: for every map whether it is one of contributions against ``baseline`` x' (by
+    default black, its first draw); where x = x', such a map counts nothing. By default none is.
     Raises UsageError for arguments that do not fit.
     """
     check_images(x, seeds, maps)
-    _check(x, maps, index, samples, score)
+    contributions = [False] * len(maps) if contributions is None else list(contributions)
+    _check(x, maps, index, samples, score, contributions)
     perturbation = perturbation or GaussianPerturbation()
     normalization = normalization or Normalization()
     x, seeds, index = x.detach(), list(seeds), index.to(x.device)
     blocks = [slice(first, first + batch_size) for first in range(0, len(x), batch_size)]
     at_x = torch.cat([_scores(evaluator, x[rows], index[rows], score) for rows in blocks])
+    difference = x - (baseline or Black()).draw(x, seeds, 0, normalization)
     drops = torch.zeros(len(x), samples, dtype=torch.float64)
     products = torch.zeros(len(maps), len(x), samples, dtype=torch.float64)
     for batch in pieces(len(x), samples, batch_size):
@@ -150,8 +161,9 @@ def infidelity(
         where = (rows.cpu(), copies_of(batch))
         there = _scores(evaluator, x[rows] - removed, index[rows], score)
         drops[where] = at_x[rows.cpu()] - there
-        for number, one in enumerate(maps):
-            product = removed.double() * one.detach()[rows].double()
+        share = (removed / difference[rows]).masked_fill(difference[rows] == 0, 0)
+        for number, (one, contributes) in enumerate(zip(maps, contributions, strict=True)):
+            product = (share if contributes else removed).double() * one.detach()[rows].double()
             products[number][where] = product.flatten(1).sum(1).cpu()
     return [_errors(product, drops) for product in products]
 
@@ -174,7 +186,16 @@ def _scores(evaluator: Evaluator, x: Tensor, index: Tensor, score: Score) -> Ten
     return (probability if score == "prob" else logit)(logits, index).double().cpu()
 
 
-def _check(x: Tensor, maps: Sequence[Tensor], index: Tensor, samples: int, score: str) -> None:
+def _check(
+    x: Tensor,
+    maps: Sequence[Tensor],
+    index: Tensor,
+    samples: int,
+    score: str,
+    contributions: Sequence[bool],
+) -> None:
+    if len(contributions) != len(maps):
+        raise UsageError(f"contributions: {len(contributions)} given for {len(maps)} maps")
     if index.shape != x.shape[:1]:
         raise UsageError(f"classes of shape {tuple(index.shape)} for {len(x)} images")
     for one in maps:

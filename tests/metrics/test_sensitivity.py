@@ -170,6 +170,55 @@ def test_infidelity_is_captums(perturbation: Perturbation) -> None:
             torch.testing.assert_close(ours, expected.detach(), rtol=1e-9, atol=1e-14)
 
 
+def test_contributions_are_captums_multiplied_by_inputs() -> None:
+    model, x, samples, patch = network(), images(), 9, SquarePatch(3)
+    index = model(x).argmax(1)
+    maps = x * torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(1)).double()
+    draws = torch.stack(
+        [patch.draw(x, SEEDS, copy, Normalization()) for copy in range(samples)], 1
+    ).flatten(0, 1)
+    decorate = captum.metrics.infidelity_perturb_func_decorator(multiply_by_inputs=True)
+    expected = captum.metrics.infidelity(
+        model,
+        decorate(lambda points, _baselines: points - draws),
+        x,
+        maps,
+        baselines=torch.zeros_like(x),
+        target=index,
+        n_perturb_samples=samples,
+    )
+    slopes, shares = infidelity(
+        PlainEvaluator(model),
+        x,
+        [maps, maps],
+        index,
+        seeds=SEEDS,
+        perturbation=patch,
+        samples=samples,
+        score="logit",
+        contributions=[False, True],
+    )
+    torch.testing.assert_close(shares.infidelity, expected.detach(), rtol=1e-9, atol=1e-14)
+    assert not torch.allclose(slopes.infidelity, shares.infidelity)
+
+
+def test_contributions_of_a_linear_model_are_faithful() -> None:
+    model, x = PlainEvaluator(network("linear")), images()
+    x[:, :, 2] = 0
+    result = attribute(model, x, [method_request("input_x_gradient")], seeds=SEEDS)[0]
+    (found,) = infidelity(
+        model,
+        x,
+        [result.maps],
+        result.index,
+        seeds=SEEDS,
+        perturbation=SquarePatch(),
+        score="logit",
+        contributions=[True],
+    )
+    assert found.infidelity.max() < 1e-24
+
+
 def test_the_best_scale_is_the_best() -> None:
     model, x = PlainEvaluator(network()), images()
     result = attribute(model, x, [method_request("gradient")], seeds=SEEDS)[0]
@@ -247,6 +296,8 @@ def test_what_does_not_fit() -> None:
         infidelity(model, x, [x[:, :2]], index, seeds=SEEDS)
     with pytest.raises(UsageError, match="classes of shape"):
         infidelity(model, x, [x], index[:2], seeds=SEEDS)
+    with pytest.raises(UsageError, match="contributions: 2 given for 1 maps"):
+        infidelity(model, x, [x], index, seeds=SEEDS, contributions=[True, False])
     with pytest.raises(UsageError, match="square of 7 pixels"):
         infidelity(model, x, [x], index, seeds=SEEDS, perturbation=SquarePatch(7))
     with pytest.raises(UsageError, match="sigma 0"):
