@@ -84,7 +84,7 @@ def deletion(
     refuse_misfits(x, maps, index, seeds, score)
     questions = Questions(evaluator, index, score, batch_size)
     gone = as_images(fill, x)
-    whole = questions.of_images(x) if unchanged is None else unchanged.double().cpu()
+    whole = questions.of_unchanged(x, unchanged)
     change = _Change(x, gone, whole, questions.of_images(gone), steps, per_pixel, rank)
     return change.curves(questions, maps, seeds)
 
@@ -112,7 +112,7 @@ def insertion(
     refuse_misfits(x, maps, index, seeds, score)
     questions = Questions(evaluator, index, score, batch_size)
     blank = START.draw(x, seeds, 0, Normalization()) if start is None else as_images(start, x)
-    whole = questions.of_images(x) if unchanged is None else unchanged.double().cpu()
+    whole = questions.of_unchanged(x, unchanged)
     change = _Change(blank, x, questions.of_images(blank), whole, steps, per_pixel, rank)
     return change.curves(questions, maps, seeds)
 

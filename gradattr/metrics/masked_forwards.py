@@ -61,6 +61,20 @@ class Questions:
             (images[first : first + points], numbers[first : first + points]) for first in firsts
         ).scores
 
+    def of_unchanged(self, x: Tensor, known: Tensor | None) -> Tensor:
+        """(n,) float64 on the CPU: scores of x (n, c, h, w), or what is known of them.
+
+        Raises UsageError if that is not one score per image.
+        """
+        if known is None:
+            return self.of_images(x)
+        if known.shape != (len(x),):
+            raise UsageError(
+                f"unchanged of shape {tuple(known.shape)} was given, expected a score for each of "
+                f"{len(x)} images"
+            )
+        return known.double().cpu()
+
     def of_changed(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Answers:
         """Answers to all of (changed images (b, c, h, w), numbers of the images behind (b,))."""
         scores = [torch.empty(0, dtype=torch.float64)]

@@ -140,7 +140,7 @@ def mu_fidelity(
     questions = Questions(evaluator, index, score, batch_size)
     cells = Cells(x.shape[2], x.shape[3], grid)
     taken = cells.subsets(seeds, subsets, share)
-    whole = questions.of_images(x) if unchanged is None else unchanged.double().cpu()
+    whole = questions.of_unchanged(x, unchanged)
     masked = _masked(x, as_images(fill, x), taken, cells.of_pixels(), batch_size)
     drops = whole[:, None] - questions.of_changed(masked).scores.view(len(x), subsets)
     return [_correlations(given, taken, cells.of_pixels(), drops) for given in maps]

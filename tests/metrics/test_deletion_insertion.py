@@ -260,6 +260,7 @@ def test_what_does_not_fit() -> None:
         ({"seeds": [1]}, "and 1 seeds were given"),
         ({"score": "loss"}, "expected 'prob' or 'logit'"),
         ({"steps": 0}, "steps 0 were given"),
+        ({"unchanged": torch.zeros(4)}, r"unchanged of shape \(4,\)"),
         ({"batch_size": 0}, "batch_size 0 was given"),
         ({"fill": torch.zeros(2, 1, 1)}, r"broadcasts over \(5, 3, 6, 6\)"),
         ({"x": x[0]}, r"x of shape \(3, 6, 6\)"),
