@@ -41,18 +41,26 @@ def _magnitudes(maps: Tensor) -> Tensor:
 
 
 def centred_ranks(values: Tensor) -> Tensor:
-    """Ranks 0..d-1 of values (d,), ties at their average, centred on 0."""
-    ordered, order = values.sort()
-    _, group, sizes = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
-    last = sizes.cumsum(0).double()
-    average = last - (sizes.double() + 1) / 2
-    ranks = torch.empty_like(values)
-    ranks[order] = average[group]
-    return ranks - (len(values) - 1) / 2
+    """Ranks of values (n, d) within their rows, float64, ties at their average, mean 0."""
+    ordered, order = values.sort(dim=1)
+    d = values.shape[1]
+    place = torch.arange(d, device=values.device).expand(values.shape)
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    if bool(new.all()):
+        return torch.empty_like(ordered, dtype=torch.float64).scatter_(
+            1, order, place.double() - (d - 1) / 2
+        )
+    first = torch.where(new, place, 0).cummax(1).values
+    last_of_group = torch.ones_like(new)
+    last_of_group[:, :-1] = new[:, 1:]
+    last = torch.where(last_of_group, place, d).flip(1).cummin(1).values.flip(1)
+    average = (first + last).double() / 2 - (d - 1) / 2
+    return torch.empty_like(average).scatter_(1, order, average)
 
 
 def _spearman(a: Tensor, b: Tensor) -> float:
-    ranks_a, ranks_b = centred_ranks(a), centred_ranks(b)
+    ranks_a, ranks_b = centred_ranks(torch.stack([a, b]))
     spread = float(ranks_a.norm() * ranks_b.norm())
     if spread == 0:
         return float(not ranks_a.any() and not ranks_b.any())

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gradattr.attribution.agreement import centred_ranks
 from gradattr.errors import UsageError
 
 #: Pixels that count as the top of a map (Ghorbani et al. 2019), and their largest share.
@@ -158,25 +159,6 @@ def relative_l2(before: Tensor, after: Tensor) -> Tensor:
     scale = torch.where(largest > 0, largest, 1)
     value = ((b - a) / scale).norm(dim=1) / (a / scale).norm(dim=1)
     return _where_known(value, a, b)
-
-
-def centred_ranks(values: Tensor) -> Tensor:
-    """Ranks of values (n, d) within their rows, float64, ties at their average, mean 0."""
-    ordered, order = values.sort(dim=1)
-    d = values.shape[1]
-    place = torch.arange(d, device=values.device).expand(values.shape)
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    if bool(new.all()):
-        return torch.empty_like(ordered, dtype=torch.float64).scatter_(
-            1, order, place.double() - (d - 1) / 2
-        )
-    first = torch.where(new, place, 0).cummax(1).values
-    last_of_group = torch.ones_like(new)
-    last_of_group[:, :-1] = new[:, 1:]
-    last = torch.where(last_of_group, place, d).flip(1).cummin(1).values.flip(1)
-    average = (first + last).double() / 2 - (d - 1) / 2
-    return torch.empty_like(average).scatter_(1, order, average)
 
 
 def check_maps(before: Tensor, after: Tensor) -> None:

@@ -75,7 +75,7 @@ def _ranks_nothing(scores: Tensor) -> Tensor:
 def _spearman(scores: Tensor) -> Tensor:
     """(m, m) for scores (m, d)."""
     nothing = _ranks_nothing(scores)
-    ranks = torch.stack([centred_ranks(each) for each in scores.nan_to_num()])
+    ranks = centred_ranks(scores.nan_to_num())
     ranks = ranks / ranks.norm(dim=1, keepdim=True)
     return _completed((ranks @ ranks.T).clamp(-1, 1), nothing)
 

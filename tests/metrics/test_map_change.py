@@ -11,8 +11,9 @@ from scipy import stats
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from gradattr.attribution.agreement import centred_ranks
 from gradattr.errors import UsageError
-from gradattr.metrics.map_change import centred_ranks, map_change, ssim, stack_changes
+from gradattr.metrics.map_change import map_change, ssim, stack_changes
 
 SYMMETRIC = ("spearman", "spearman_magnitude", "top_intersection", "cosine", "ssim")
 
