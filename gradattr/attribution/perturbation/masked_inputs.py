@@ -34,13 +34,19 @@ def answered(block: Block, compose: Compose) -> Answer:
 
 
 def masked_scores(
-    block: Block, index: Tensor, objective: Objective, count: int, answer: Answer
+    block: Block,
+    index: Tensor,
+    objective: Objective,
+    count: int,
+    answer: Answer,
+    cpu_points: int = CPU_POINTS,
 ) -> Iterator[tuple[range, Tensor]]:
     """For all ``count`` masks, in order: the numbers of a few, and the scores (m, n) behind them.
 
-    ``index`` (n,): the classes explained. At most ``block.batch_size`` points at a time.
+    ``index`` (n,): the classes explained. At most ``block.batch_size`` points at a time, and on a
+    CPU at most ``cpu_points``.
     """
-    points = min(block.batch_size, CPU_POINTS) if block.x.device.type == "cpu" else block.batch_size
+    points = min(block.batch_size, cpu_points) if block.x.device.type == "cpu" else block.batch_size
     at_once = max(1, points // len(block.x))
     for first in range(0, count, at_once):
         numbers = range(first, min(first + at_once, count))
@@ -49,10 +55,16 @@ def masked_scores(
 
 
 def all_scores(
-    block: Block, index: Tensor, objective: Objective, count: int, answer: Answer
+    block: Block,
+    index: Tensor,
+    objective: Objective,
+    count: int,
+    answer: Answer,
+    cpu_points: int = CPU_POINTS,
 ) -> Tensor:
     """(n, count) the scores behind every mask."""
-    parts = [scores for _, scores in masked_scores(block, index, objective, count, answer)]
+    found = masked_scores(block, index, objective, count, answer, cpu_points)
+    parts = [scores for _, scores in found]
     if not parts:
         return torch.empty(len(block.x), 0, dtype=block.x.dtype, device=block.x.device)
     return torch.cat(parts).T

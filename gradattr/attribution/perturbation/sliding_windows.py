@@ -13,6 +13,7 @@ from gradattr.attribution.block import Block
 from gradattr.attribution.paths.unlearning import Start
 from gradattr.attribution.perturbation.changed_regions import changed_regions
 from gradattr.attribution.perturbation.masked_inputs import (
+    CPU_POINTS,
     Answer,
     absent,
     all_scores,
@@ -25,6 +26,9 @@ from gradattr.attribution.sampling import start_evaluations
 from gradattr.attribution.target import Objective
 
 Span = tuple[int, int]
+
+#: Changed regions at a time on a CPU, at most: they are smaller than images.
+REGION_POINTS = 64
 
 
 class Windows(NamedTuple):
@@ -102,8 +106,8 @@ class Occlusion(Procedure):
         refuse_obstacles(self, block)
         n, _, height, width = block.x.shape
         windows = self.windows(height, width)
-        answer = _answers(block, windows, absent(block, self.baseline))
-        scores = all_scores(block, index, objective, windows.number, answer)
+        answer, points = _answers(block, windows, absent(block, self.baseline))
+        scores = all_scores(block, index, objective, windows.number, answer, points)
         falls = (objective(block.own_logits, index)[:, None] - scores).double()
         falls = falls.view(n, len(windows.rows), len(windows.columns))
         rows = _mean_over_cover(windows.rows, height).to(falls)
@@ -112,8 +116,9 @@ class Occlusion(Procedure):
         return Made(maps[:, None].to(block.x.dtype))
 
 
-def _answers(block: Block, windows: Windows, filler: Tensor) -> Answer:
-    """How the answers behind windows are found: from changed regions alone, where that is known."""
+def _answers(block: Block, windows: Windows, filler: Tensor) -> tuple[Answer, int]:
+    """How the answers behind windows are found: from changed regions alone, where that is known;
+    and how many at a time on a CPU."""
     regions = changed_regions(block.evaluator, block.x, windows.rows, windows.columns)
 
     def compose(numbers: range) -> Tensor:
@@ -124,7 +129,7 @@ def _answers(block: Block, windows: Windows, filler: Tensor) -> Answer:
         return points
 
     if regions is None:
-        return answered(block, compose)
+        return answered(block, compose), CPU_POINTS
 
     def answer(numbers: range) -> Tensor:
         places = [divmod(which, len(windows.columns)) for which in numbers]
@@ -132,7 +137,7 @@ def _answers(block: Block, windows: Windows, filler: Tensor) -> Answer:
         changed = [(rows, columns, filler[:, :, rows, columns]) for rows, columns in spans]
         return regions.logits(places, changed)
 
-    return answer
+    return answer, REGION_POINTS
 
 
 def _spans(size: int, window: int, stride: int) -> tuple[Span, ...]:
