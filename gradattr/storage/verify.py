@@ -114,9 +114,3 @@ def _check_file(store: ObjectStore, key: str, file: FileEntry, is_table: bool) -
     except IntegrityError as error:
         return str(error)
     return None if rows == file.rows else f"{url}: has {rows} rows, expected {file.rows}"
-
-
-def require_ok(report: VerifyReport, run_id: str) -> None:
-    """IntegrityError with every problem, unless the report is clean."""
-    if not report.ok:
-        raise IntegrityError(f"run {run_id}:\n  " + "\n  ".join(report.problems))

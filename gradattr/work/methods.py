@@ -21,6 +21,7 @@ from gradattr.attribution.baselines import (
 from gradattr.attribution.catalogue import method_info
 from gradattr.attribution.evaluator import Evaluator, PlainEvaluator
 from gradattr.attribution.paths.unlearning import Start, Unlearned
+from gradattr.attribution.post_steps import channels_after
 from gradattr.attribution.requests import MethodRequest, method_request
 from gradattr.attribution.sampling import NoisyCopies
 from gradattr.errors import MethodError
@@ -89,11 +90,19 @@ def stand_in_requests(
 
 def map_channels(methods: Sequence[MethodSpec], channels: int) -> int:
     """Channels of the maps that are kept of images with so many: 1 if no method has more."""
-    for method in methods:
-        joined = any(step.startswith("channel_") for step in method.post)
-        if not joined and not method_info(method.name).per_pixel:
-            return channels
-    return 1
+    own = (
+        1 if method_info(method.name).per_pixel else channels_after(method.post, channels)
+        for method in methods
+    )
+    return max(own, default=channels)
+
+
+def over_channels(maps: torch.Tensor, channels: int) -> torch.Tensor:
+    """Maps (n, c, h, w) with so many channels: where there is one value per pixel, each channel
+    gets its share, so that sums over channels are the map."""
+    if maps.shape[1] == channels:
+        return maps
+    return (maps / channels).expand(-1, channels, -1, -1).contiguous()
 
 
 def request_of(

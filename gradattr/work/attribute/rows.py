@@ -16,7 +16,7 @@ from gradattr.storage.schemas import make_table, maps_schema
 from gradattr.storage.shards import ShardWriter
 from gradattr.work.attribute.leakage_rows import leakage_columns, per_level
 from gradattr.work.context import method_id
-from gradattr.work.methods import map_channels
+from gradattr.work.methods import map_channels, over_channels
 
 #: Examples of bad rows that are kept for the driver's message.
 MAX_EXAMPLES = 3
@@ -112,7 +112,8 @@ class ShardRows:
             self._without_label(batch, sorted(set(range(len(batch))) - set(positions)), method)
 
     def _results(self, batch: Batch, positions: list[int], attribution: Attribution) -> None:
-        maps = self._all_channels(attribution.maps.detach().to("cpu", torch.float32)).numpy()
+        found = attribution.maps.detach().to("cpu", torch.float32)
+        maps = over_channels(found, self._shape[0]).numpy()
         good = [status == "ok" for status in attribution.status]
         keys = _Keys(
             [batch.rows[i] for i in positions],
@@ -128,14 +129,6 @@ class ShardRows:
         if not all(good):
             bad = [i for i, ok in enumerate(good) if not ok]
             self._failures("attribute", attribution.method, keys.at(bad))
-
-    def _all_channels(self, maps: torch.Tensor) -> torch.Tensor:
-        """Maps with one value per pixel beside maps with one per channel: each channel gets its
-        share, so that sums over channels are the map."""
-        channels = self._shape[0]
-        if maps.shape[1] == channels:
-            return maps
-        return (maps / channels).expand(-1, channels, -1, -1).contiguous()
 
     def _without_label(self, batch: Batch, positions: list[int], method: str) -> None:
         if not positions:

@@ -53,12 +53,3 @@ def kept_by_run(manifest: TfaManifest, store: ObjectStore) -> dict[str, str]:
             reference.weights_after(epoch)
         found |= {str(w.epoch): w.sha256 for w in kept_checkpoints(score, reference.kept)}
     return found
-
-
-def checkpoint_count(score: TracInScore, manifest: TfaManifest, store: ObjectStore) -> int:
-    """How many models the score asks; fewer if their training stops early."""
-    if score.checkpoints is not None or score.epochs is not None:
-        return len(score.checkpoints or score.epochs or ())
-    if manifest.model.train is not None:
-        return len(manifest.model.train.keep_epochs)
-    return len(kept_by_run(manifest, store))

@@ -28,7 +28,7 @@ from gradattr.manifest.scores import AnyScore, score_id
 from gradattr.manifest.training_maps import AnyMap, TfaMap, TwoStepMap
 from gradattr.seeds import sample_seeds
 from gradattr.work.context import RunContext
-from gradattr.work.methods import normalization, request_of
+from gradattr.work.methods import normalization, over_channels, request_of
 from gradattr.work.modules import micro_batch, prepare_model
 from gradattr.work.tfa.loaded import Loaded
 from gradattr.work.tfa.memory import within_memory
@@ -258,11 +258,7 @@ def _two_step(context: RunContext, loaded: Loaded, pairs: PairImages, spec: TwoS
 
     (found,), used = halve_on_oom(at, batch_size)
     loaded.remember(("evaluator",), (evaluator, used))
-    maps = found.maps.detach().float().cpu()
-    channels = pairs.x.shape[1]
-    if maps.shape[1] != channels:
-        # One value per pixel: each channel gets its share.
-        maps = (maps / channels).expand(-1, channels, -1, -1)
+    maps = over_channels(found.maps.detach().float().cpu(), pairs.x.shape[1])
     return maps[pairs.of_pairs]
 
 
