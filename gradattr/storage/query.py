@@ -44,6 +44,7 @@ _SQL_TYPES = {
     "large_binary": "BLOB",
     "list<item: int64>": "BIGINT[]",
     "list<item: string>": "VARCHAR[]",
+    "list<item: double>": "DOUBLE[]",
 }
 
 

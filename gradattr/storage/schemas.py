@@ -10,6 +10,7 @@ import pyarrow as pa
 from gradattr.canonical import digest_json
 from gradattr.errors import UsageError
 from gradattr.storage.audit_tables import DIFFROAR, PRED_POWER, RANKS, TRIALS
+from gradattr.storage.evaluation_tables import EVALUATION_TABLES
 from gradattr.storage.maps import map_fields
 from gradattr.storage.patching_tables import PATCHING_TABLES
 from gradattr.storage.table_spec import ERROR, METHOD, ROW, SAMPLE, STATUS, Column, TableSpec
@@ -202,6 +203,7 @@ TABLES: dict[str, TableSpec] = {
         DIFFROAR,
         *TFA_TABLES,
         *PATCHING_TABLES,
+        *EVALUATION_TABLES,
     )
 }
 """Every table by name. All but the bulk tables are compacted when a run is committed."""
