@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.diffroar import DiffRoarManifest
+from gradattr.manifest.evaluate import EvaluateManifest
 from gradattr.manifest.patching import PatchingManifest
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.manifest.train import TrainManifest
 
-Manifest = AttributeManifest | TrainManifest | DiffRoarManifest | TfaManifest | PatchingManifest
+Manifest = (
+    AttributeManifest
+    | TrainManifest
+    | DiffRoarManifest
+    | TfaManifest
+    | PatchingManifest
+    | EvaluateManifest
+)
 
 KINDS: dict[str, type[Manifest]] = {
     "attribute": AttributeManifest,
@@ -16,4 +24,5 @@ KINDS: dict[str, type[Manifest]] = {
     "diffroar": DiffRoarManifest,
     "tfa": TfaManifest,
     "patching": PatchingManifest,
+    "evaluate": EvaluateManifest,
 }

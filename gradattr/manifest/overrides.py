@@ -33,6 +33,7 @@ _SHORT_FORMS = {
     "maps": "map",
     "method": "name",
     "methods": "name",
+    "metrics": "metric",
     "scores": "score",
     "store": "url",
     "test": "format",

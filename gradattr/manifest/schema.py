@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from gradattr.manifest.evaluate import STAND_INS
 from gradattr.manifest.kinds import KINDS, Manifest
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -29,6 +30,7 @@ _UNIONS = {
     "score": "Score",
     "map": "Map",
     "baseline": "Start",
+    "metric": "Metric",
 }
 
 #: Tags that take the rest of a short form: ``torchvision:vgg16``; the key that it stands for.
@@ -47,6 +49,7 @@ def manifest_schema() -> JsonSchema:
     _state_origin_of_weights(definitions)
     _need_train_block(definitions)
     _need_training_data(definitions)
+    _bring_keys_of_a_run(definitions)
     _need_maps_to_test(definitions)
     _allow_no_other_names(definitions)
     kinds = {kind: f"#/$defs/{model.__name__}" for kind, model in KINDS.items()}
@@ -155,9 +158,19 @@ def _need_training_data(definitions: JsonSchema) -> None:
     """``data`` of a ``train`` block may be left out in kinds that have data of their own."""
     definitions["TrainSpec"]["required"].remove("data")
     needed = {"required": ["data"]}
-    for name in ("AttributeManifest", "TrainManifest"):
+    for name in ("AttributeManifest", "EvaluateManifest", "TrainManifest"):
         definitions[name]["properties"]["model"]["properties"] = {"train": needed}
-    definitions["LinearMethod"]["properties"]["train"] |= needed
+    for name in ("LinearMethod", "LabelRandomisationMetric"):
+        definitions[name]["properties"]["train"] |= needed
+
+
+def _bring_keys_of_a_run(definitions: JsonSchema) -> None:
+    """``attributions`` of a run in place of data, model and methods."""
+    evaluate = definitions["EvaluateManifest"]
+    required = evaluate["required"]
+    evaluate["required"] = [key for key in required if key not in STAND_INS]
+    of_a_run = {"properties": {"attributions": {"type": "string"}}, "required": ["attributions"]}
+    evaluate["anyOf"] = [of_a_run, {"required": list(STAND_INS)}]
 
 
 def _need_maps_to_test(definitions: JsonSchema) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gradattr.errors import CheckError, IntegrityError
-from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.attributing import AttributingManifest
 from gradattr.manifest.kinds import Manifest
 from gradattr.manifest.patching import PatchingManifest
 from gradattr.manifest.tfa import TfaManifest
@@ -17,7 +17,7 @@ Extra = dict[str, Any]
 
 def bad_rows_allowed(manifest: Manifest, rows: int) -> float:
     """``errors.max`` as a number of rows: up to 1 it is a share, above 1 a count."""
-    if not isinstance(manifest, AttributeManifest | TfaManifest | PatchingManifest):
+    if not isinstance(manifest, AttributingManifest | TfaManifest | PatchingManifest):
         return 0.0
     limit = manifest.errors.max
     return limit * rows if limit <= 1 else limit

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.attributing import AttributingManifest
 from gradattr.manifest.data import Preprocess
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.kinds import KINDS, Manifest
@@ -57,8 +57,8 @@ class RunContext:
         return KINDS[self.manifest_json["kind"]].model_validate(self.manifest_json)
 
     @cached_property
-    def attribute_manifest(self) -> AttributeManifest:
-        assert isinstance(self.manifest, AttributeManifest)
+    def attribute_manifest(self) -> AttributingManifest:
+        assert isinstance(self.manifest, AttributingManifest)
         return self.manifest
 
     @cached_property

@@ -25,7 +25,7 @@ from gradattr.attribution.post_steps import channels_after
 from gradattr.attribution.requests import MethodRequest, method_request
 from gradattr.attribution.sampling import NoisyCopies
 from gradattr.errors import MethodError
-from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.attributing import AttributingManifest
 from gradattr.manifest.baselines import (
     AnyBaseline,
     BlurBaseline,
@@ -40,7 +40,7 @@ from gradattr.manifest.methods import LinearMethod, MethodSpec
 from gradattr.work.context import method_id
 
 #: Manifests with methods and a target.
-Attributing = AttributeManifest | DiffRoarManifest
+Attributing = AttributingManifest | DiffRoarManifest
 
 #: Method id -> pool of baseline images (p, channels, height, width).
 Pools = Callable[[str], torch.Tensor]

@@ -10,7 +10,7 @@ import torch
 
 from gradattr.attribution.result import Attribution
 from gradattr.data.types import Batch, RowError
-from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.attributing import AttributingManifest
 from gradattr.storage.maps import encode_maps
 from gradattr.storage.schemas import make_table, maps_schema
 from gradattr.storage.shards import ShardWriter
@@ -66,13 +66,13 @@ class ShardRows:
     """Hands the rows of one shard to its writer, batch by batch, and counts the bad ones."""
 
     def __init__(
-        self, writer: ShardWriter, manifest: AttributeManifest, shape: tuple[int, int, int]
+        self, writer: ShardWriter, manifest: AttributingManifest, shape: tuple[int, int, int]
     ) -> None:
         self._writer = writer
         self._shape = (map_channels(manifest.methods, shape[0]), *shape[1:])
         self._choice = manifest.store.maps
         self._maps_schema = maps_schema(self._choice, self._shape)
-        self._levels = manifest.leakage_levels if manifest.measures_leakage else []
+        self._levels = manifest.measured_levels
         self._targets = {
             method_id(m): str(manifest.target if m.target is None else m.target)
             for m in manifest.methods

@@ -8,7 +8,7 @@ from torch import nn
 
 from gradattr.attribution.requests import MethodRequest
 from gradattr.errors import MethodError
-from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.attributing import AttributingManifest
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.model import AnyModel
 from gradattr.manifest.tfa import TfaManifest
@@ -56,7 +56,7 @@ def check_methods_fit(
 def _requests(context: RunContext, role: str) -> Sequence[MethodRequest]:
     """The methods that explain the model of this role."""
     manifest, size = context.manifest, (context.shape, context.num_classes)
-    if isinstance(manifest, AttributeManifest):
+    if isinstance(manifest, AttributingManifest):
         return stand_in_requests(manifest, *size)
     if isinstance(manifest, DiffRoarManifest):
         return stand_in_requests(manifest, *size, ranker_methods(manifest, role))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradattr.data.types import DataIndex
 from gradattr.errors import DataError, MethodError
-from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.attributing import AttributingManifest
 from gradattr.manifest.baselines import MeanBaseline
 from gradattr.manifest.data import Preprocess
 from gradattr.manifest.method_base import Target
@@ -14,7 +14,7 @@ from gradattr.work.methods import stand_in_requests
 
 
 def check_fit(
-    manifest: AttributeManifest,
+    manifest: AttributingManifest,
     index: DataIndex,
     trained_on: DataIndex | None,
     preprocess: Preprocess,

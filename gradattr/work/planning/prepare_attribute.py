@@ -60,8 +60,8 @@ def _expected_rows(manifest: AttributeManifest, rows: int) -> dict[str, int]:
     expected = {"predictions": rows, "attributions": per_method}
     if manifest.store.maps != "none":
         expected["maps"] = per_method
-    if manifest.measures_leakage:
-        expected["leakage"] = per_method * len(manifest.leakage_levels)
+    if manifest.measured_levels:
+        expected["leakage"] = per_method * len(manifest.measured_levels)
     return expected
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from gradattr.data.registry import input_shape, sample_shards
 from gradattr.data.types import DataIndex
 from gradattr.errors import DataError
-from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.attributing import AttributingManifest
 from gradattr.manifest.baselines import SampleBaseline
 from gradattr.manifest.data import Preprocess
 from gradattr.manifest.diffroar import DiffRoarManifest
@@ -54,7 +54,7 @@ Pools = dict[str, tuple[str, list[dict[str, Any]]]]
 
 
 def plan_pools(
-    manifest: AttributeManifest | DiffRoarManifest, indexes: Indexes, space: InputSpace
+    manifest: AttributingManifest | DiffRoarManifest, indexes: Indexes, space: InputSpace
 ) -> Pools:
     """The pools of the methods with a 'sample' baseline. DataError if the images of one are not
     of the model's size."""
