@@ -17,6 +17,9 @@ PROTOCOL_VERSION = 1
 #: Manifest parts that say where and how fast, not what: no part of the fingerprint.
 _NOT_IDENTITY = ("runtime", "errors")
 
+#: Written into run.json, but no part of the fingerprint: what is asked of the numbers changes none.
+_ASKED_AFTERWARDS = "checks"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -86,7 +89,17 @@ def public_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
     engine = dict(manifest["engine"])
     engine.pop("batch_size", None)
     public["engine"] = engine
+    if manifest["kind"] == "audit":
+        public["jobs"] = {name: public_manifest(job) for name, job in manifest["jobs"].items()}
     return public
+
+
+def without_checks(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest without its checks, and those of its jobs where it has jobs."""
+    kept = {key: value for key, value in manifest.items() if key != _ASKED_AFTERWARDS}
+    if isinstance(kept.get("jobs"), dict):
+        kept["jobs"] = {name: without_checks(job) for name, job in kept["jobs"].items()}
+    return kept
 
 
 def assemble(manifest: dict[str, Any], inputs: dict[str, Any], stages: tuple[Stage, ...]) -> Plan:
@@ -95,7 +108,7 @@ def assemble(manifest: dict[str, Any], inputs: dict[str, Any], stages: tuple[Sta
     fingerprint = digest_json(
         {
             "protocol": PROTOCOL_VERSION,
-            "manifest": public,
+            "manifest": without_checks(public),
             "inputs": inputs,
             "shards": [[stage.name, [[t.key, t.rows] for t in stage.tasks]] for stage in stages],
         }

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from gradattr.manifest.base import Seed, Slug, Spec
+from gradattr.manifest.checks import CheckSpec
 from gradattr.manifest.operation import Engine, Runtime, Store, StoreSpec
 
 
@@ -15,6 +16,10 @@ def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("expected 1")
     return value
+
+
+def _is_empty(value: object) -> bool:
+    return value == []
 
 
 class ManifestBase(Spec):
@@ -29,3 +34,6 @@ class ManifestBase(Spec):
     engine: Engine = Field(default_factory=Engine)
     runtime: Runtime = Field(default_factory=Runtime)
     store: StoreSpec = Field(default_factory=Store)
+    checks: list[CheckSpec] = Field(default=[], max_length=1000, exclude_if=_is_empty)
+    """What numbers of the committed run must be; 'gradattr check' says whether they are. Another
+    bound computes nothing anew."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from gradattr.manifest.check_base import DEMANDS
 from gradattr.manifest.evaluate import STAND_INS
 from gradattr.manifest.kinds import KINDS, Manifest
 
@@ -31,6 +32,7 @@ _UNIONS = {
     "map": "Map",
     "baseline": "Start",
     "metric": "Metric",
+    "check": "Check",
 }
 
 #: Tags that take the rest of a short form: ``torchvision:vgg16``; the key that it stands for.
@@ -51,6 +53,7 @@ def manifest_schema() -> JsonSchema:
     _need_training_data(definitions)
     _bring_keys_of_a_run(definitions)
     _need_maps_to_test(definitions)
+    _ask_something(definitions)
     _allow_no_other_names(definitions)
     kinds = {kind: f"#/$defs/{model.__name__}" for kind, model in KINDS.items()}
     return {
@@ -102,6 +105,8 @@ def _union(name: str, tag: str, arms: dict[str, str], definitions: JsonSchema) -
     if name == "Model":
         for prefix, key in prefixed.items():
             _allow_prefix(chosen, tag, prefix, key, arms[prefix], definitions)
+        return {"title": name, **chosen}
+    if name == "Check":  # a word alone asks nothing
         return {"title": name, **chosen}
     bare = [word for word, ref in arms.items() if _required(ref, definitions) == [tag]]
     short: list[JsonSchema] = [{"enum": bare}]
@@ -177,6 +182,16 @@ def _need_maps_to_test(definitions: JsonSchema) -> None:
     tested = {"properties": {"insertion": {"type": "object"}}, "required": ["insertion"]}
     definitions["TfaManifest"]["if"] = tested
     definitions["TfaManifest"]["then"] = {"properties": {"maps": {"minItems": 1}}}
+
+
+def _ask_something(definitions: JsonSchema) -> None:
+    """A check asks one thing or more of its number."""
+    for definition in definitions.values():
+        keys = definition.get("properties", {})
+        if DEMANDS[0] in keys:
+            asked = [key for key in (*DEMANDS, "better_than") if key in keys]
+            not_null = {"not": {"type": "null"}}
+            definition["anyOf"] = [{"required": [k], "properties": {k: not_null}} for k in asked]
 
 
 def _allow_no_other_names(definitions: JsonSchema) -> None:

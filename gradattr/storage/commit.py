@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from gradattr.canonical import canonical_json, digest_bytes
 from gradattr.errors import ConflictError, IntegrityError, ShardError, UsageError
-from gradattr.plan import PROTOCOL_VERSION
+from gradattr.plan import PROTOCOL_VERSION, without_checks
 from gradattr.storage.compaction import compact
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
@@ -81,6 +81,20 @@ class Commit:
         """Bytes of the tables' files."""
         return sum(file.bytes for table in self.tables.values() for file in table.files)
 
+    @property
+    def bad_rows(self) -> int:
+        """Input rows without a result, over all stages."""
+        return sum(int(record.extra.get("bad_rows", 0)) for record in self.records)
+
+    @property
+    def size(self) -> tuple[int, str]:
+        """What the run is about, and what it is counted in: 'rows' of the last stage's input; of
+        kind tfa 'queries'; of an audit 'jobs'."""
+        for unit in ("queries", "jobs"):
+            if unit in self.tables:
+                return self.tables[unit].rows, unit
+        return self.rows[self.records[-1].stage], "rows"
+
     def all_files(self) -> dict[str, FileEntry]:
         """Every file that the commit names, by key relative to the run directory."""
         named = [file for table in self.tables.values() for file in table.files]
@@ -94,7 +108,10 @@ def run_bytes(run_json: Mapping[str, Any]) -> bytes:
 
 
 def create_run(store: ObjectStore, run_json: Mapping[str, Any]) -> Literal["created", "exists"]:
-    """Claim the run directory. ConflictError if it belongs to another fingerprint."""
+    """Claim the run directory. ConflictError if it belongs to another fingerprint.
+
+    An existing ``run.json`` stays as it is: of equal fingerprint, it can differ in checks alone.
+    """
     key = RunPaths(run_json["run_id"]).run_json
     data = store.get(key)
     if data is None and store.put_new(key, run_bytes(run_json)):
@@ -149,10 +166,13 @@ def read_commit(store: ObjectStore, run_id: str) -> Commit:
 
 def find_commit(store: ObjectStore, run_id: str) -> Commit | None:
     """The commit of a run, or None. IntegrityError if it was cut short or edited."""
+    data = store.get(RunPaths(run_id).commit)
+    return None if data is None else parse_commit(store, run_id, data)
+
+
+def parse_commit(store: ObjectStore, run_id: str, data: bytes) -> Commit:
+    """A run's commit from its bytes. IntegrityError if they were cut short or edited."""
     key = RunPaths(run_id).commit
-    data = store.get(key)
-    if data is None:
-        return None
     try:
         commit = Commit.from_json(unseal(data, COMMIT_FORMAT))
         if commit.run_id != run_id:
@@ -210,7 +230,7 @@ def commit_run(store: ObjectStore, run_json: Mapping[str, Any]) -> Commit:
     commit = Commit(
         run_id=run_id,
         fingerprint=fingerprint,
-        run_sha256=digest_bytes(run_bytes(run_json)),
+        run_sha256=digest_bytes(_stored_run(store, run_json)),
         rows=_rows_by_stage(run_json),
         tables=tables,
         records=tuple(records),
@@ -220,6 +240,24 @@ def commit_run(store: ObjectStore, run_json: Mapping[str, Any]) -> Commit:
         existing = read_commit(store, run_id)
         return _same_run(store, existing, fingerprint)
     return commit
+
+
+def _stored_run(store: ObjectStore, run_json: Mapping[str, Any]) -> bytes:
+    """``run.json`` as the first driver wrote it: this one's checks may be others."""
+    data = store.get(RunPaths(run_json["run_id"]).run_json)
+    own = run_bytes(run_json)
+    if data is None or data == own:
+        return own
+    try:
+        stored = json.loads(data)
+        same = _but_for_checks(stored) == _but_for_checks(json.loads(own))
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError):
+        same = False
+    return data if same else own
+
+
+def _but_for_checks(run_json: Mapping[str, Any]) -> dict[str, Any]:
+    return {**run_json, "manifest": without_checks(run_json["manifest"])}
 
 
 def _same_run(store: ObjectStore, commit: Commit, fingerprint: str) -> Commit:

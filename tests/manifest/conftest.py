@@ -232,6 +232,7 @@ def _manifests() -> st.SearchStrategy[dict[str, Any]]:
         "engine": ({}, {"device": "cuda:1", "batch_size": 8, "tune": False}),
         "runtime": ({}, {"address": "ray://head:10001", "workers": 2, "gpus_per_task": 0.5}),
         "store": ("s3://b/p", {"url": "out", "maps": "topk:9", "secret_key": "${KEY}"}, {}),
+        "checks": st.lists(_checks(), max_size=3),
     }
     preprocess = {"resize": (None, 8, [8, 9]), "crop": 8, "color": "gray"}
     scaled = {"mean": [0.5], "std": [0.25]}
@@ -296,6 +297,53 @@ def _patchings(shared: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
         _part({**own, "data": data}, {**shared, **more, **given}),
         _part({**own, "data": text}, {**shared, **more, "score": ("log_prob", "logit")}),
     )
+
+
+def _checks() -> st.SearchStrategy[dict[str, Any]]:
+    demands = st.one_of(
+        _part({}, {"at_least": (0, -1.5)}).flatmap(lambda low: _part({"at_most": 3}, low)),
+        _part({"above": 0.5}, {"name": "mine", "below": (None, 1)}),
+        _part(
+            {"not_worse_than": ("last", "run:a-0123abcd")},
+            {"by": (0, 0.1), "by_interval": (False, True)},
+        ),
+    )
+    of_methods = {"method": ("uni", "m1")}
+    known = st.one_of(
+        _part({"check": "summary", "metric": "deletion_auc", **of_methods}, {"better_than": "m2"}),
+        _part({"check": "diffroar", "scheme": "a/uni", "level": (0.1, 1)}, {"learner": "a"}),
+        _part({"check": "predictions"}, {"measure": ("loss", "not_ok"), "statistic": "mean"}),
+        _part({"check": "attributions", "measure": "path_spearman", **of_methods}, {}),
+        _part({"check": "faithfulness", "baseline": "uni", "measure": ("l2", "spearman")}, {}),
+        _part({"check": "index_recall", **of_methods}, {"side": "harmful"}),
+    )
+    unknown = st.one_of(
+        _part({"check": "leakage", "level": 0.1, **of_methods}, {"measure": "mass_ratio"}),
+        _part(
+            {"check": "tfa_map_scores", "map_method": "tfa", **of_methods},
+            {"measure": "marked_share"},
+        ).map(lambda found: {"measure": "abs_total", **found}),
+        _part(
+            {"check": "tfa_summary", "map_method": "tfa", "level": 1, **of_methods},
+            {"test": "deletion", "steps": 3},
+        ),
+    )
+    either = st.booleans().map(lambda better: {"higher_is_better": better})
+    without = _part({}, {"above": 0}).map(lambda found: {"at_most": 1, **found})
+    plain = st.one_of(
+        _part({"check": "training", "measure": "accuracy"}, {"model": "linear:m1"}),
+        _part({"check": "sql", "name": "n", "sql": "SELECT 1"}, {}),
+    )
+    compared = demands.filter(lambda asked: "not_worse_than" in asked)
+    return st.one_of(
+        st.builds(_merged, known, demands),
+        st.builds(_merged, unknown, compared, either),
+        st.builds(_merged, st.one_of(known, unknown, plain), without),
+    )
+
+
+def _merged(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def _audits(shared: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
