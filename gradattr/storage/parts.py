@@ -43,35 +43,40 @@ def stage_records(
 
 
 def read_parts(
-    store: ObjectStore, records: Iterable[ShardRecord], table: str
+    store: ObjectStore,
+    records: Iterable[ShardRecord],
+    table: str,
+    columns: list[str] | None = None,
 ) -> Iterator[pa.Table]:
-    """A table's files in the order of the records, one at a time, every byte verified.
+    """A table's files in the order of the records, one at a time, every byte verified; all columns
+    of them, or those that are named.
 
     ShardError: a file is missing. IntegrityError: one is altered.
     """
     entries = [(record.run_id, record.tables.get(table)) for record in records]
-    yield from read_files(
-        store, [(run_id, file) for run_id, entry in entries if entry for file in entry.files]
-    )
+    files = [(run_id, file) for run_id, entry in entries if entry for file in entry.files]
+    yield from read_files(store, files, columns)
 
 
-def read_files(store: ObjectStore, files: Iterable[tuple[str, FileEntry]]) -> Iterator[pa.Table]:
+def read_files(
+    store: ObjectStore, files: Iterable[tuple[str, FileEntry]], columns: list[str] | None = None
+) -> Iterator[pa.Table]:
     """Files of runs, (run id, file), in order; a few are read ahead."""
     todo = iter(files)
     with ThreadPoolExecutor(_AHEAD) as pool:
-        queue = [pool.submit(_read, store, *next_) for next_ in islice(todo, _AHEAD)]
+        queue = [pool.submit(_read, store, columns, *next_) for next_ in islice(todo, _AHEAD)]
         try:
             while queue:
                 table = queue.pop(0).result()
-                queue += [pool.submit(_read, store, *next_) for next_ in islice(todo, 1)]
+                queue += [pool.submit(_read, store, columns, *n) for n in islice(todo, 1)]
                 yield table
         finally:
             for waiting in queue:
                 waiting.cancel()
 
 
-def _read(store: ObjectStore, run_id: str, file: FileEntry) -> pa.Table:
-    return read_verified(store, RunPaths(run_id), file)
+def _read(store: ObjectStore, columns: list[str] | None, run_id: str, file: FileEntry) -> pa.Table:
+    return read_verified(store, RunPaths(run_id), file, columns)
 
 
 def tensor_rows(tensors: Mapping[str, np.ndarray]) -> Iterator[pa.Table]:

@@ -12,6 +12,7 @@ from gradattr.work.diffroar.evaluation import evaluate_scheme
 from gradattr.work.diffroar.rank import rank_shard
 from gradattr.work.diffroar.score import score_trials
 from gradattr.work.diffroar.trial import run_trial
+from gradattr.work.evaluate.statistics import summarise_scores
 from gradattr.work.outcome import Outcome, attempt
 from gradattr.work.patching.shard import patch_shard
 from gradattr.work.patching.summarise import summarise_faithfulness
@@ -42,6 +43,7 @@ STAGES: dict[str, Callable[[RunContext, Task], dict[str, Any]]] = {
     "summary": summarise_tests,
     "patch": patch_shard,
     "faithfulness": summarise_faithfulness,
+    "statistics": summarise_scores,
 }
 
 
