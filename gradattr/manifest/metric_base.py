@@ -1,4 +1,4 @@
-"""What every metric has: a name in the tables, the images that it looks at, and what it measures."""
+"""What every metric has: a name in the tables, images that it looks at, and what it measures."""
 
 from __future__ import annotations
 

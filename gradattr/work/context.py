@@ -9,6 +9,7 @@ from typing import Any
 from gradattr.manifest.attributing import AttributingManifest
 from gradattr.manifest.data import Preprocess
 from gradattr.manifest.diffroar import DiffRoarManifest
+from gradattr.manifest.evaluate import EvaluateManifest
 from gradattr.manifest.kinds import KINDS, Manifest
 from gradattr.manifest.methods import MethodSpec
 from gradattr.manifest.patching import PatchingManifest
@@ -59,6 +60,11 @@ class RunContext:
     @cached_property
     def attribute_manifest(self) -> AttributingManifest:
         assert isinstance(self.manifest, AttributingManifest)
+        return self.manifest
+
+    @cached_property
+    def evaluate_manifest(self) -> EvaluateManifest:
+        assert isinstance(self.manifest, EvaluateManifest)
         return self.manifest
 
     @cached_property

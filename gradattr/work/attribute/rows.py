@@ -83,8 +83,9 @@ class ShardRows:
         """How many failures of each kind; a row may fail in several methods."""
         self.examples: list[str] = []
 
-    def add_errors(self, errors: Sequence[RowError]) -> None:
-        """Rows that could not be read: a row in every table, with the reason."""
+    def add_errors(self, errors: Sequence[RowError], *, predictions_only: bool = False) -> None:
+        """Rows that could not be read: a row in every table, with the reason. ``predictions_only``:
+        the maps are another run's, which has tables of them."""
         if not errors:
             return
         keys = _Keys(
@@ -94,14 +95,18 @@ class ShardRows:
             [e.error for e in errors],
         )
         self._predictions(keys, {})
-        for method in self._targets:
+        for method in () if predictions_only else self._targets:
             self._method_rows(method, keys, {"evaluations": [0] * len(errors)}, None)
             self._leakage(method, keys)
         self._failures("read", None, keys)
 
-    def add_batch(self, batch: Batch, groups: Sequence[Group]) -> None:
+    def add_batch(
+        self, batch: Batch, groups: Sequence[Group], *, predictions_only: bool = False
+    ) -> None:
         """The results of one batch. Methods without a result for a sample lacked its label."""
         self._predictions(*_predictions(batch, groups))
+        if predictions_only:
+            return
         done = {a.method: (group, a) for group in groups for a in group.attributions}
         for method in self._targets:
             positions: list[int] = []

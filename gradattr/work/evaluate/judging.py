@@ -1,0 +1,60 @@
+"""Which function judges by which metric, and which methods it applies to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gradattr.attribution.catalogue import method_info
+from gradattr.attribution.evaluator import Evaluator
+from gradattr.attribution.paths.blur_path import BlurPath
+from gradattr.attribution.paths.guided_path import GuidedPath
+from gradattr.attribution.requests import MethodRequest
+from gradattr.attribution.sampling import StraightPath
+from gradattr.manifest.methods import MethodSpec
+from gradattr.manifest.metric_base import ForwardMetric
+from gradattr.manifest.metrics import AnyMetric
+from gradattr.work.evaluate.faithfulness import judge_deletion, judge_insertion
+from gradattr.work.evaluate.of_maps import (
+    judge_completeness,
+    judge_complexity,
+    judge_cost,
+    judge_localisation,
+    judge_path,
+)
+from gradattr.work.evaluate.subject import Judged, Subject
+
+#: Metrics that only ask the model about changed images: they take an evaluator, whose precision is
+#: the metric's.
+FORWARD: dict[str, Callable[[Any, Subject, Evaluator], Judged]] = {
+    "deletion": judge_deletion,
+    "insertion": judge_insertion,
+}
+
+#: All others but 'agreement', which looks at pairs of methods.
+OTHERS: dict[str, Callable[[Any, Subject], Judged]] = {
+    "path_monotonicity": judge_path,
+    "completeness": judge_completeness,
+    "localisation": judge_localisation,
+    "complexity": judge_complexity,
+    "cost": judge_cost,
+}
+
+
+def applies(metric: AnyMetric, method: MethodSpec, request: MethodRequest) -> bool:
+    """Whether a metric says anything of a method's maps. Where it does not, there are no rows."""
+    if metric.metric in ("path_monotonicity", "baseline"):
+        one_path = isinstance(request.source, StraightPath | BlurPath | GuidedPath)
+        return one_path and request.smooth is None
+    if metric.metric == "completeness":
+        return method_info(method.name).completeness and request.smooth is None
+    if metric.metric == "stability":
+        return hasattr(request.source, "steps")
+    return True
+
+
+def judge(metric: AnyMetric, subject: Subject) -> Judged:
+    """The metric's numbers and curves of all methods of the subject, which it must apply to."""
+    if isinstance(metric, ForwardMetric):
+        return FORWARD[metric.metric](metric, subject, subject.loaded.evaluator)
+    return OTHERS[metric.metric](metric, subject)
