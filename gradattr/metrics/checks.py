@@ -31,11 +31,13 @@ class NumberName(NamedTuple):
 
     metric: str
     method: str
+    """'': of nothing in particular."""
     statistic: str
-    """A field of `Summary`, such as 'mean' or 'low', or any other name."""
+    """A field of `Summary`, such as 'mean' or 'low', or any other name; '': none."""
 
     def __str__(self) -> str:
-        return f"{self.metric} of {self.method}, {self.statistic}"
+        whose = f" of {self.method}" if self.method else ""
+        return f"{self.metric}{whose}{f', {self.statistic}' if self.statistic else ''}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Check:
 
 @dataclass(frozen=True)
 class NotWorse:
-    """The mean must not be worse than it was earlier by more than ``delta``.
+    """A mean, or another statistic, must not be worse than it was earlier by more than ``delta``.
 
     Worse is lower if ``higher_is_better``, else higher. ``by_interval``: fails only if the whole
     interval of the mean is worse than that, so that chance alone seldom fails it; without, the
@@ -81,6 +83,8 @@ class NotWorse:
     """In the metric's unit; 0 or more."""
     higher_is_better: bool
     by_interval: bool = False
+    statistic: str = "mean"
+    """What is compared."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.delta) and self.delta >= 0):
@@ -88,11 +92,10 @@ class NotWorse:
 
     def __str__(self) -> str:
         worse = "below" if self.higher_is_better else "above"
-        what = "interval" if self.by_interval else "mean"
-        return (
-            f"{self.metric} of {self.method}, {what} not {worse} the earlier mean by more than "
-            f"{self.delta:g}"
-        )
+        what = "interval" if self.by_interval else self.statistic
+        earlier = "mean" if self.statistic == "mean" else "number"
+        name = NumberName(self.metric, self.method, what)
+        return f"{name} not {worse} the earlier {earlier} by more than {self.delta:g}"
 
 
 class Verdict(NamedTuple):
@@ -107,6 +110,8 @@ class Verdict(NamedTuple):
     """The number that decided; NaN where there is none."""
     text: str
     """Why it passed or failed, in words, with the numbers."""
+    made: bool = True
+    """False: there was nothing to compare with yet, so that nothing could fail."""
 
 
 def judge(check: Check, numbers: Mapping[NumberName, float]) -> Verdict:
@@ -128,12 +133,16 @@ def judge(check: Check, numbers: Mapping[NumberName, float]) -> Verdict:
 
 
 def judge_not_worse(check: NotWorse, now: Summary | None, earlier: Summary | None) -> Verdict:
-    """The verdict on one comparison with an earlier run; None where a run has no such summary."""
+    """The verdict on one comparison with an earlier run; None where a run has no such summary.
+
+    The fields ``mean`` are the numbers that are compared, whatever statistic it is.
+    """
 
     def verdict(passed: bool, value: float, text: str) -> Verdict:
         return Verdict(str(check), check.metric, passed, value, text)
 
-    name = f"{check.metric} of {check.method}"
+    other = "" if check.statistic == "mean" else check.statistic
+    name = NumberName(check.metric, check.method, other)
     if now is None or earlier is None:
         run = "this run" if now is None else "the earlier run"
         return verdict(False, math.nan, f"{run} has no {name}")
@@ -150,12 +159,26 @@ def judge_not_worse(check: NotWorse, now: Summary | None, earlier: Summary | Non
             text = f"{name} has no interval: {now.n} image(s) have a value"
             return verdict(False, value, text)
     change = now.mean - earlier.mean
-    said = f"{name} is {now.mean:.6g} [{now.low:.6g}, {now.high:.6g}], was {earlier.mean:.6g}"
+    ends = "" if math.isnan(now.low) else f" [{now.low:.6g}, {now.high:.6g}]"
+    said = f"{name} is {now.mean:.6g}{ends}, was {earlier.mean:.6g}"
     passed = sign * (value - bound) >= 0
     limit = f"{'at least' if check.higher_is_better else 'at most'} {bound:.6g}"
-    asked = f"{'end of the interval' if check.by_interval else 'mean'} {limit}"
+    what = "end of the interval" if check.by_interval else check.statistic
+    asked = f"{what} {limit}".lstrip()
     text = f"{said}: changed by {change:+.6g}, {'as' if passed else 'not as'} asked: {asked}"
     return verdict(passed, value, text)
+
+
+def nothing_earlier(check: NotWorse, now: Summary | None, text: str) -> Verdict:
+    """The verdict where there is no earlier run: passed, and said not to have been made; failed
+    where this run has no such number either."""
+    value = math.nan if now is None else now.mean
+    name = NumberName(check.metric, check.method, check.statistic)
+    if math.isnan(value):
+        said = f"this run has no {name}, and {text}"
+        return Verdict(str(check), check.metric, False, value, said)
+    said = f"{name} is {value:.6g}; {text}"
+    return Verdict(str(check), check.metric, True, value, said, made=False)
 
 
 def named_numbers(summaries: Mapping[tuple[str, str], Summary]) -> dict[NumberName, float]:

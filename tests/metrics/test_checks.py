@@ -20,6 +20,7 @@ from gradattr.metrics.checks import (
     judge,
     judge_not_worse,
     named_numbers,
+    nothing_earlier,
 )
 from gradattr.metrics.junit import junit_xml
 from gradattr.metrics.statistics import Summary
@@ -136,6 +137,33 @@ def test_what_cannot_be_compared_fails() -> None:
     assert judge_not_worse(NotWorse("auc", "ig", 0.1, True), one, one).passed
 
 
+def test_nothing_earlier_passes_and_says_so() -> None:
+    check = NotWorse("auc", "ig", 0.1, True)
+    found = nothing_earlier(check, _summary(0.5), "there is no earlier run")
+    assert found.passed
+    assert not found.made
+    assert found.text == "auc of ig, mean is 0.5; there is no earlier run"
+    for missing in (None, Summary(0, 9, *[math.nan] * 4)):
+        found = nothing_earlier(check, missing, "there is no earlier run")
+        assert not found.passed
+        assert found.text == "this run has no auc of ig, mean, and there is no earlier run"
+
+
+def test_other_statistics_and_numbers_of_nothing() -> None:
+    name = NumberName("worst", "", "")
+    found = judge(Check("worst", "", "", ">", 1.0), {name: 2.0})
+    assert (found.check, found.text) == ("worst > 1", "worst is 2, as asked: > 1")
+    here, there = (Summary(0, 0, value, *[math.nan] * 3) for value in (0.4, 0.5))
+    found = judge_not_worse(NotWorse("gap", "ig", 0, True, statistic="median"), here, there)
+    assert not found.passed
+    assert found.check == "gap of ig, median not below the earlier number by more than 0"
+    assert found.text == (
+        "gap of ig, median is 0.4, was 0.5: changed by -0.1, not as asked: median at least 0.5"
+    )
+    found = judge_not_worse(NotWorse("worst", "", 0.2, True, statistic=""), here, there)
+    assert found.text.endswith("changed by -0.1, as asked: at least 0.3")
+
+
 def test_what_does_not_fit() -> None:
     wrong: Any = "=="
     with pytest.raises(UsageError, match="'==' was given"):
@@ -148,21 +176,29 @@ def test_what_does_not_fit() -> None:
 
 #: Everything that a Python string can hold, lone surrogates and control characters too.
 texts = st.text(st.characters(exclude_categories=()), max_size=20)
+verdicts_of_all_sorts = st.builds(
+    Verdict, texts, texts, st.booleans(), numbers, texts, st.booleans()
+)
 
 
-@given(st.lists(st.builds(Verdict, texts, texts, st.booleans(), numbers, texts), max_size=5), texts)
+@given(st.lists(verdicts_of_all_sorts, max_size=5), texts)
 def test_xml_says_what_the_verdicts_say(verdicts: list[Verdict], suite: str) -> None:
     root = ElementTree.fromstring(junit_xml(verdicts, suite).encode())
     (parent,) = root
     failed = sum(not verdict.passed for verdict in verdicts)
     for each in (root, parent):
         assert (each.get("tests"), each.get("failures")) == (str(len(verdicts)), str(failed))
+        skipped = sum(verdict.passed and not verdict.made for verdict in verdicts)
+        assert each.get("skipped") == str(skipped)
     assert parent.get("name") == _readable(suite)
     for case, verdict in zip(parent, verdicts, strict=True):
         assert case.get("name") == _readable(verdict.check)
         assert case.get("classname") == _readable(f"{suite}.{verdict.group}")
         (said,) = case
-        if verdict.passed:
+        if verdict.passed and not verdict.made:
+            assert said.tag == "skipped"
+            assert said.get("message") == _readable(verdict.text)
+        elif verdict.passed:
             assert said.tag == "system-out"
             # A parser reads every end of a line as "\n".
             expected = _readable(verdict.text).replace("\r\n", "\n").replace("\r", "\n")
@@ -188,8 +224,8 @@ def test_xml_of_an_example() -> None:
     verdicts = [judge(Check("deletion <0>", "ig & co", "mean", "<", b), values) for b in (0.3, 0.2)]
     assert junit_xml(verdicts, "nightly") == (
         '<?xml version="1.0" encoding="utf-8"?>\n'
-        '<testsuites tests="2" failures="1" errors="0">\n'
-        '  <testsuite name="nightly" tests="2" failures="1" errors="0">\n'
+        '<testsuites tests="2" failures="1" errors="0" skipped="0">\n'
+        '  <testsuite name="nightly" tests="2" failures="1" errors="0" skipped="0">\n'
         '    <testcase classname="nightly.deletion &lt;0&gt;" '
         'name="deletion &lt;0&gt; of ig &amp; co, mean &lt; 0.3">\n'
         "      <system-out>deletion &lt;0&gt; of ig &amp; co, mean is 0.25, as asked: &lt; 0.3"
