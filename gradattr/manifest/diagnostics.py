@@ -147,11 +147,16 @@ def _unknown_word(node: Node, words: tuple[str, ...]) -> str:
 
 
 def _said_by_model(item: Any, spot: Spot) -> Fault:
-    """A rule written in the models. It may begin with the key that it is about."""
+    """A rule written in the models. It may begin with the key that it is about ('a', 'a.b')."""
     message = str(item["msg"]).removeprefix("Value error, ")
-    key, colon, rest = message.partition(": ")
-    if isinstance(spot.node, MappingNode) and colon and key in spot.node.values:
-        return Fault(spot.node.keys[key], (*spot.path, key), rest)
+    keys, colon, rest = message.partition(": ")
+    place, path, node = spot.place, spot.path, spot.node
+    for key in keys.split(".") if colon else ():
+        if not isinstance(node, MappingNode) or key not in node.values:
+            break
+        place, path, node = node.keys[key], (*path, key), node.values[key]
+    if path != spot.path:
+        return Fault(place, path, rest)
     if isinstance(spot.node, ScalarNode) and spot.node.value is not None:
         message = f"{show(spot.node)}: {message}"
     return Fault(spot.place, spot.path, message)

@@ -1,28 +1,11 @@
-"""The kinds of manifest. A later kind is one more module and one more line in ``KINDS``."""
+"""The kinds of manifest. A later kind is one more module and one more line in ``JOB_KINDS``, or
+here if audits cannot bundle it."""
 
 from __future__ import annotations
 
-from gradattr.manifest.attribute import AttributeManifest
-from gradattr.manifest.diffroar import DiffRoarManifest
-from gradattr.manifest.evaluate import EvaluateManifest
-from gradattr.manifest.patching import PatchingManifest
-from gradattr.manifest.tfa import TfaManifest
-from gradattr.manifest.train import TrainManifest
+from gradattr.manifest.audit import AuditManifest
+from gradattr.manifest.job_kinds import JOB_KINDS, JobManifest
 
-Manifest = (
-    AttributeManifest
-    | TrainManifest
-    | DiffRoarManifest
-    | TfaManifest
-    | PatchingManifest
-    | EvaluateManifest
-)
+Manifest = JobManifest | AuditManifest
 
-KINDS: dict[str, type[Manifest]] = {
-    "attribute": AttributeManifest,
-    "train": TrainManifest,
-    "diffroar": DiffRoarManifest,
-    "tfa": TfaManifest,
-    "patching": PatchingManifest,
-    "evaluate": EvaluateManifest,
-}
+KINDS: dict[str, type[Manifest]] = {**JOB_KINDS, "audit": AuditManifest}

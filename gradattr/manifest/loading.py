@@ -18,6 +18,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ValidationError
 
 from gradattr.errors import ManifestError
+from gradattr.manifest.audit import AuditManifest
+from gradattr.manifest.audit_nodes import told_once, with_shared_keys
 from gradattr.manifest.data import AnyData, DataFile
 from gradattr.manifest.diagnostics import explain, report, show
 from gradattr.manifest.hints import nearest
@@ -176,7 +178,7 @@ def _validate_data(root: MappingNode) -> tuple[AnyData | None, list[Fault]]:
         if isinstance(manifest, PatchingManifest):
             message = "kind 'patching' has prompts, not images"
             return None, [Fault(root.values["data"].place, ("data",), message)]
-        if isinstance(manifest, TrainManifest):
+        if isinstance(manifest, TrainManifest | AuditManifest):
             message = f"kind '{manifest.kind}' has no 'data' of its own"
             return None, [Fault(root.place, ("data",), message)]
         return (None if manifest is None else manifest.data), faults
@@ -190,6 +192,8 @@ def _checked(model: type[M], root: MappingNode) -> tuple[M | None, list[Fault]]:
     except ValidationError as error:
         found = error
     # Outside of the handler: pydantic's text repeats values, so it is no error's context.
+    if issubclass(model, AuditManifest):
+        return None, told_once(explain(found, model, with_shared_keys(root)))
     return None, explain(found, model, root)
 
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from gradattr.manifest.audit import AuditManifest, Common
 from gradattr.manifest.check_base import DEMANDS
 from gradattr.manifest.evaluate import STAND_INS
+from gradattr.manifest.job_kinds import JOB_KINDS
 from gradattr.manifest.kinds import KINDS, Manifest
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -35,6 +38,8 @@ _UNIONS = {
     "check": "Check",
 }
 
+_JOB = "Job"
+
 #: Tags that take the rest of a short form: ``torchvision:vgg16``; the key that it stands for.
 _PREFIXED = {"Data": {"torchvision": "name"}, "Model": {"torchvision": "name", "python": "factory"}}
 
@@ -43,6 +48,7 @@ def manifest_schema() -> JsonSchema:
     """Return the schema (draft 2020-12) of every kind of manifest."""
     generated = TypeAdapter(Manifest).json_schema()
     definitions: JsonSchema = generated["$defs"]
+    _name_jobs(definitions)
     unions: JsonSchema = {}
     for name, definition in definitions.items():
         definitions[name] = _name_unions(definition, definitions, unions)
@@ -55,6 +61,7 @@ def manifest_schema() -> JsonSchema:
     _need_maps_to_test(definitions)
     _ask_something(definitions)
     _allow_no_other_names(definitions)
+    _define_jobs(definitions)
     kinds = {kind: f"#/$defs/{model.__name__}" for kind, model in KINDS.items()}
     return {
         "$schema": DIALECT,
@@ -165,6 +172,8 @@ def _need_training_data(definitions: JsonSchema) -> None:
     needed = {"required": ["data"]}
     for name in ("AttributeManifest", "EvaluateManifest", "TrainManifest"):
         definitions[name]["properties"]["model"]["properties"] = {"train": needed}
+    common = definitions[Common.__name__]["properties"]["model"]["anyOf"][0]
+    common["properties"] = {"train": needed}
     for name in ("LinearMethod", "LabelRandomisationMetric"):
         definitions[name]["properties"]["train"] |= needed
 
@@ -176,6 +185,43 @@ def _bring_keys_of_a_run(definitions: JsonSchema) -> None:
     evaluate["required"] = [key for key in required if key not in STAND_INS]
     of_a_run = {"properties": {"attributions": {"type": "string"}}, "required": ["attributions"]}
     evaluate["anyOf"] = [of_a_run, {"required": list(STAND_INS)}]
+
+
+def _name_jobs(definitions: JsonSchema) -> None:
+    """Jobs are no union of whole manifests; ``_define_jobs`` says what they are."""
+    jobs = definitions[AuditManifest.__name__]["properties"]["jobs"]
+    (pattern,) = jobs["patternProperties"]
+    jobs["patternProperties"] = {pattern: {"$ref": f"#/$defs/{_JOB}"}}
+
+
+def _define_jobs(definitions: JsonSchema) -> None:
+    """A job is a manifest of its kind without what stands at the top of the audit. What is required
+    of it may stand under 'common', so that nothing but its kind is."""
+    for kind, model in JOB_KINDS.items():
+        whole = definitions[model.__name__]
+        properties = {k: v for k, v in whole["properties"].items() if k not in ("name", "version")}
+        properties["store"] = _some_of("Store", ("maps",), definitions)
+        runtime = definitions["Runtime"]["properties"]
+        properties["runtime"] = _some_of("Runtime", set(runtime) - {"address"}, definitions)
+        job = {key: value for key, value in whole.items() if key != "anyOf"}
+        job |= {"title": f"Job of kind {kind}", "properties": properties, "required": ["kind"]}
+        definitions[_job_name(kind)] = job
+    kinds = {kind: f"#/$defs/{_job_name(kind)}" for kind in JOB_KINDS}
+    definitions[_JOB] = {
+        "title": _JOB,
+        "description": "A job of an audit.",
+        **_by_tag("kind", kinds),
+    }
+
+
+def _job_name(kind: str) -> str:
+    return f"{kind.capitalize()}{_JOB}"
+
+
+def _some_of(name: str, keys: Collection[str], definitions: JsonSchema) -> JsonSchema:
+    whole = definitions[name]
+    properties = {key: value for key, value in whole["properties"].items() if key in keys}
+    return {**whole, "properties": properties}
 
 
 def _need_maps_to_test(definitions: JsonSchema) -> None:

@@ -100,6 +100,9 @@ PATTERN_WORDS = {
     r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$": (
         "a name of at most 40 lower-case letters, digits and inner hyphens"
     ),
+    r"^[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?$": (
+        "a name of at most 30 lower-case letters, digits and inner hyphens"
+    ),
     r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$": (
         "a label of at most 64 letters, digits, '_', '.', '+' and '-'"
     ),
@@ -167,7 +170,8 @@ def shape_of(annotation: Any, metadata: Iterable[Any] = ()) -> Shape:
         return ListOf(item, f"a list of {_plural(item)}")
     if origin is dict:
         value = shape_of(get_args(annotation)[1])
-        values = "models" if isinstance(value, Tagged) and value.key == "arch" else "plain values"
+        named = {"arch": "models", "kind": "jobs"}
+        values = named.get(value.key, "values") if isinstance(value, Tagged) else "plain values"
         return MapOf(value, f"a mapping of names to {values}", shape_of(get_args(annotation)[0]))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return Model(annotation)

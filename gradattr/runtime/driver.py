@@ -6,17 +6,21 @@ remembered but what stands in the store: shard records, and in the end the commi
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from gradattr.errors import Interrupted, ShardError, StoreError
+from gradattr.manifest.audit import AuditManifest
 from gradattr.manifest.kinds import Manifest
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.plan import Stage, Task
 from gradattr.runtime.attempt_log import AttemptLog
-from gradattr.runtime.executor import Executor, InlineExecutor, OpenExecutor
+from gradattr.runtime.bundle import carry_out_jobs, finished_jobs
+from gradattr.runtime.executor import Executor, OpenExecutor, inline
 from gradattr.runtime.progress import Event, Listener, StageProgress, ignore
 from gradattr.runtime.signals import StopRequest, listen_for_stop
+from gradattr.storage.bundles import job_commits
 from gradattr.storage.commit import (
     Commit,
     commit_run,
@@ -29,7 +33,7 @@ from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.work.acceptance import check_bad_rows, check_one_model
 from gradattr.work.context import RunContext
 from gradattr.work.outcome import Outcome
-from gradattr.work.planning.preflight import preflight
+from gradattr.work.planning.preflight import preflight_run
 from gradattr.work.planning.prepare import prepare
 from gradattr.work.planning.prepared import Prepared
 
@@ -41,12 +45,13 @@ class RunResult:
     run_id: str
     uri: str
     rows: int
-    """What the run is about: input rows of its last stage; of kind tfa the queries."""
+    """What the run is about: input rows of its last stage; of kind tfa the queries; of an audit the
+    jobs."""
     bad_rows: int
     already_complete: bool
     """True: it had been committed before, and nothing was done."""
     unit: str = "rows"
-    """'rows' or 'queries'."""
+    """'rows', 'queries' or 'jobs'."""
 
 
 def run(
@@ -73,36 +78,71 @@ def _run(
     store = open_store(manifest.store)
     prepared = prepare(manifest, store)
     plan = prepared.plan
-    unit = "queries at most" if isinstance(manifest, TfaManifest) else "rows"
-    listener(Event("plan", f"run {plan.run_id}: {plan.rows} {unit}"))
+    listener(Event("plan", f"run {plan.run_id}: {_planned(prepared)}"))
     commit = find_commit(store, plan.run_id)
-    if commit is not None:
+    done = finished_jobs(prepared, store)
+    if commit is not None and len(done) == len(prepared.jobs):
+        job_commits(store, plan.run_json(), commit.records)
         listener(Event("complete", f"{plan.run_id} is already complete"))
         return _result(store, commit, already_complete=True)
-    for note in preflight(prepared.context):
+    for note in preflight_run(prepared, done):
         listener(Event("note", note))
-    capabilities = store.probe()
-    create_run(store, plan.run_json())
-    log = AttemptLog.start(store, plan.run_id, capabilities)
-    try:
-        _run_stages(prepared, store, listener, log, stop, open_executor)
-        _check_shards(prepared, store)
-        commit = commit_run(store, plan.run_json())
-    except BaseException as error:
-        log.end(error)
-        raise
-    log.end(None)
+    session = _Session(store, store.probe(), stop)
+    commit = session.carry_out(prepared, done, listener, open_executor)
     listener(Event("commit", f"committed {plan.run_id}"))
     return _result(store, commit, already_complete=False)
 
 
+def _planned(prepared: Prepared) -> str:
+    plan, manifest = prepared.plan, prepared.context.manifest
+    if isinstance(manifest, AuditManifest):
+        return f"{plan.rows} jobs"
+    return f"{plan.rows} {'queries at most' if isinstance(manifest, TfaManifest) else 'rows'}"
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What all runs of one call have in common."""
+
+    store: ObjectStore
+    capabilities: dict[str, Any]
+    stop: StopRequest
+
+    def carry_out(
+        self,
+        prepared: Prepared,
+        done: list[str],
+        listener: Listener,
+        open_executor: OpenExecutor | None,
+    ) -> Commit:
+        """Claim the run, do what is missing of it (of an audit first its jobs but those ``done``),
+        and commit."""
+        store, plan = self.store, prepared.plan
+        create_run(store, plan.run_json())
+        log = AttemptLog.start(store, plan.run_id, self.capabilities)
+        try:
+            if prepared.jobs:
+                carry_out_jobs(prepared, done, listener, self.stop, open_executor, self._job)
+                # Where every job is: the driver can reach the store, too.
+                open_executor = open_executor or inline
+            _run_stages(prepared, store, listener, log, self.stop, open_executor)
+            _check_shards(prepared, store)
+            commit = commit_run(store, plan.run_json())
+        except BaseException as error:
+            log.end(error)
+            raise
+        log.end(None)
+        return commit
+
+    def _job(self, job: Prepared, listener: Listener, open_executor: OpenExecutor) -> None:
+        self.carry_out(job, [], listener, open_executor)
+
+
 def _result(store: ObjectStore, commit: Commit, *, already_complete: bool) -> RunResult:
-    last = commit.records[-1].stage
-    bad = sum(int(record.extra.get("bad_rows", 0)) for record in commit.records)
     uri = store.url(RunPaths(commit.run_id).root)
-    queries = commit.tables.get("queries")
-    rows, unit = (commit.rows[last], "rows") if queries is None else (queries.rows, "queries")
-    return RunResult(commit.run_id, uri, rows, bad, already_complete, unit)
+    rows, unit = commit.size
+    bad = sum(int(record.extra.get("bad_rows_of_jobs", 0)) for record in commit.records)
+    return RunResult(commit.run_id, uri, rows, commit.bad_rows + bad, already_complete, unit)
 
 
 def _run_stages(
@@ -117,7 +157,8 @@ def _run_stages(
     if not any(missing.values()):
         return
     with _executor(prepared.context, stop, open_executor) as executor, stop.patience():
-        listener(Event("note", f"running on {executor.describe()}"))
+        if not prepared.jobs:  # which have said where they run
+            listener(Event("note", f"running on {executor.describe()}"))
         executor.check([task for tasks in missing.values() for task in tasks])
         for stage in prepared.plan.stages:
             if missing[stage.name]:
@@ -140,7 +181,7 @@ def _executor(
     if open_executor is not None:
         return open_executor(context)
     if context.manifest.runtime.address == "inline":
-        return nullcontext(InlineExecutor(context))
+        return inline(context)
     # Here and not above, so that a run without Ray does not load it.
     from gradattr.runtime.ray_executor import ray_executor
 
@@ -230,7 +271,9 @@ def _check_shards(prepared: Prepared, store: ObjectStore) -> None:
     """CheckError or IntegrityError if the shards must not be committed."""
     plan = prepared.plan
     found = read_records(store, plan.run_json())
-    shards = [(record.shard, record.extra) for _, record in found if record is not None]
+    records = [record for _, record in found if record is not None]
+    job_commits(store, plan.run_json(), records)
+    shards = [(record.shard, record.extra) for record in records]
     check_one_model(store.url(RunPaths(plan.run_id).root), shards)
     extras = [extra for _, extra in shards]
     check_bad_rows(prepared.context.manifest, plan.rows, extras)

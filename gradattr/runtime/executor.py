@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from gradattr.plan import Task
@@ -47,6 +47,12 @@ class InlineExecutor:
             if stopped():
                 return
             yield perform(self._context, task)
+
+
+@contextmanager
+def inline(context: RunContext) -> Iterator[Executor]:
+    """Tasks in this process."""
+    yield InlineExecutor(context)
 
 
 OpenExecutor = Callable[[RunContext], AbstractContextManager[Executor]]

@@ -166,10 +166,12 @@ def _watches(runtime: Runtime) -> tuple[RayWatch | None, RayWatch | None]:
 
 
 @contextmanager
-def ray_executor(context: RunContext) -> Iterator[Executor]:
-    """Connect to the manifest's Ray, check that a task fits, and hand out an executor."""
+def ray_executor(context: RunContext, known: str = "") -> Iterator[Executor]:
+    """Connect to the manifest's Ray, check that a task fits, and hand out an executor. ``known``:
+    what a Ray is called that is connected to already."""
     runtime = context.manifest.runtime
-    with connect(runtime) as description:
+    with connect(runtime) as found:
+        description = known or found
         check_resources(runtime)
         try:
             yield RayExecutor(context, runtime, description)

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradattr.errors import IntegrityError, StoreError, UsageError
-from gradattr.storage.commit import find_commit
+from gradattr.storage.bundles import bundled_jobs
+from gradattr.storage.commit import find_commit, read_run
 from gradattr.storage.layout import MODELS, PROBES, RUNS, TRAINED_FORMAT, RunPaths, probe_key
 from gradattr.storage.local_backend import TEMPORARY
 from gradattr.storage.objects import ObjectInfo, ObjectStore
@@ -46,7 +47,7 @@ def collect(
     """Delete the leftovers of all runs, trained models and probes in a store.
 
     ``abandoned``: also whole runs without a commit of which nothing is younger than the grace
-    period. UsageError: a negative grace period.
+    period, unless an audit names them as its jobs. UsageError: a negative grace period.
     """
     if not grace_hours >= 0:
         raise UsageError(f"gc: grace of {grace_hours} hours, expected 0 or more")
@@ -55,11 +56,13 @@ def collect(
     problems: list[str] = []
     named: set[str] = set()
     kept = 0
+    in_use = _jobs_in_use(store, before) if abandoned else set()
     for run_id in list(store.children(f"{RUNS}/")):
         # Listed first, judged after: what is named later than this stays.
         objects = list(store.list(f"{RUNS}/{run_id}/"))
         try:
-            leftovers = list(_run_leftovers(store, run_id, objects, before, abandoned, named))
+            whole = abandoned and run_id not in in_use
+            leftovers = list(_run_leftovers(store, run_id, objects, before, whole, named))
         except (IntegrityError, UsageError) as error:
             problems.append(str(error))
             leftovers = []
@@ -78,6 +81,23 @@ def collect(
         problems=problems,
         dry_run=dry_run,
     )
+
+
+def _jobs_in_use(store: ObjectStore, before: float) -> set[str]:
+    """Runs that audits name as their jobs: of those that are committed, or still under way. One
+    whose own commit is gone can be made whole from its shards."""
+    found: set[str] = set()
+    for run_id in list(store.children(f"{RUNS}/")):
+        try:
+            jobs = bundled_jobs(read_run(store, run_id))
+        except (IntegrityError, UsageError, KeyError, TypeError):
+            continue
+        if jobs and (
+            store.head(RunPaths(run_id).commit) is not None
+            or any(item.modified >= before for item in store.list(f"{RUNS}/{run_id}/"))
+        ):
+            found.update(job.run_id for job in jobs)
+    return found
 
 
 def store_clock(store: ObjectStore) -> float:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from gradattr.canonical import digest_json
 from gradattr.errors import UsageError
 from gradattr.storage.audit_tables import DIFFROAR, PRED_POWER, RANKS, TRIALS
+from gradattr.storage.bundle_tables import JOBS
 from gradattr.storage.evaluation_tables import EVALUATION_TABLES
 from gradattr.storage.maps import map_fields
 from gradattr.storage.patching_tables import PATCHING_TABLES
@@ -204,6 +205,7 @@ TABLES: dict[str, TableSpec] = {
         *TFA_TABLES,
         *PATCHING_TABLES,
         *EVALUATION_TABLES,
+        JOBS,
     )
 }
 """Every table by name. All but the bulk tables are compacted when a run is committed."""

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from gradattr.canonical import digest_bytes
-from gradattr.errors import IntegrityError
-from gradattr.storage.commit import Commit, planned_shards, read_commit
+from gradattr.errors import IntegrityError, UsageError
+from gradattr.storage.bundles import bundled_jobs
+from gradattr.storage.commit import Commit, planned_shards, read_commit, read_run
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.parquet import check_parquet
@@ -33,7 +34,7 @@ class VerifyReport:
 
 
 def verify_run(store: ObjectStore, run_id: str) -> VerifyReport:
-    """Compare every file of a committed run with its commit.
+    """Compare every file of a committed run with its commit; of an audit, its jobs' runs too.
 
     Checked: the commit's and the plan's digest, every planned shard once, row numbers disjoint, of
     each file the size, the sha256, the checksum of every Parquet page and the number of rows, and
@@ -53,13 +54,35 @@ def verify_run(store: ObjectStore, run_id: str) -> VerifyReport:
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda item: _check_file(store, *item), todo)
         problems += [problem for problem in found if problem]
-    return VerifyReport(
+    report = VerifyReport(
         ok=not problems,
         problems=problems,
         files=len(todo) + 2,
         bytes=sum(file.bytes for _, file, _ in todo),
         rows={name: table.rows for name, table in commit.tables.items()},
     )
+    return _with_jobs(store, run_id, report)
+
+
+def _with_jobs(store: ObjectStore, run_id: str, report: VerifyReport) -> VerifyReport:
+    """An audit's report with those of its jobs, whose tables are called '<job>.<table>'."""
+    try:
+        jobs = bundled_jobs(read_run(store, run_id))
+    except (IntegrityError, UsageError, KeyError, TypeError):
+        return report  # its plan is damaged, as is told already
+    for job in jobs:
+        try:
+            found = verify_run(store, job.run_id)
+        except UsageError as error:
+            found = VerifyReport(False, [str(error)], 0, 0, {})
+        report = VerifyReport(
+            ok=report.ok and found.ok,
+            problems=report.problems + [f"job '{job.job}': {text}" for text in found.problems],
+            files=report.files + found.files,
+            bytes=report.bytes + found.bytes,
+            rows=report.rows | {f"{job.job}.{name}": n for name, n in found.rows.items()},
+        )
+    return report
 
 
 def model_files(commit: Commit) -> Iterable[FileEntry]:

@@ -7,11 +7,13 @@ from typing import Any
 
 from gradattr.plan import Task
 from gradattr.work.attribute.shard import attribute_shard
+from gradattr.work.bundle.collect import collect_jobs
 from gradattr.work.context import RunContext
 from gradattr.work.diffroar.evaluation import evaluate_scheme
 from gradattr.work.diffroar.rank import rank_shard
 from gradattr.work.diffroar.score import score_trials
 from gradattr.work.diffroar.trial import run_trial
+from gradattr.work.evaluate.judge import judge_shard
 from gradattr.work.evaluate.statistics import summarise_scores
 from gradattr.work.outcome import Outcome, attempt
 from gradattr.work.patching.shard import patch_shard
@@ -44,6 +46,8 @@ STAGES: dict[str, Callable[[RunContext, Task], dict[str, Any]]] = {
     "patch": patch_shard,
     "faithfulness": summarise_faithfulness,
     "statistics": summarise_scores,
+    "collect": collect_jobs,
+    "judge": judge_shard,
 }
 
 

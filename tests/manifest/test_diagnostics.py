@@ -206,7 +206,7 @@ def test_root_faults(fault: Fault, text: str, expected: str) -> None:
 
 def test_keys_of_another_kind_are_named(faults: Faults) -> None:
     found = faults("kind: train\nname: t\nmodel: {arch: mlp, train: {data: digits}}\n" + METHODS)
-    kinds = "'attribute', 'diffroar' or 'patching'"
+    kinds = "'attribute', 'diffroar', 'patching' or 'evaluate'"
     assert found == [f"m.yaml:4:1: methods: unknown key; it is a key of kind {kinds}"]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import nn
 
 from gradattr.data.types import DataIndex
 from gradattr.errors import ModelError, UsageError
+from gradattr.manifest.audit import AuditManifest
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.manifest.kinds import Manifest
 from gradattr.manifest.model import AnyModel
@@ -21,7 +24,9 @@ from gradattr.work.planning.check_audit import audit_notes
 from gradattr.work.planning.check_methods import check_methods_fit
 from gradattr.work.planning.check_patching import patching_notes
 from gradattr.work.planning.check_tfa import check_layers, check_parts, tfa_notes
+from gradattr.work.planning.prepare_bundle import for_every_job
 from gradattr.work.planning.prepare_tfa import explained_and_checkpoints
+from gradattr.work.planning.prepared import Prepared
 from gradattr.work.resources import choose_device
 
 
@@ -60,13 +65,23 @@ def preflight(context: RunContext) -> list[str]:
     return notes
 
 
+def preflight_run(prepared: Prepared, done: Collection[str] = ()) -> list[str]:
+    """``preflight`` of a run; of an audit that of all its jobs but those that are ``done``, each
+    note with the job's name."""
+    if not prepared.jobs:
+        return preflight(prepared.context)
+    left = {name: job.context for name, job in prepared.jobs.items() if name not in done}
+    notes = for_every_job(left, preflight)
+    return [f"{name}: {note}" for name, found in notes.items() for note in found]
+
+
 def explained_models(manifest: Manifest) -> dict[str, AnyModel]:
     """The image models that a manifest asks about, by role."""
     if isinstance(manifest, DiffRoarManifest):
         return base_models(manifest)
     if isinstance(manifest, TfaManifest):
         return explained_and_checkpoints(manifest)
-    if isinstance(manifest, PatchingManifest):
+    if isinstance(manifest, PatchingManifest | AuditManifest):
         return {}
     return {MAIN: manifest.model}
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from gradattr.data.registry import input_shape
 from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.audit import AuditManifest
 from gradattr.manifest.diffroar import DiffRoarManifest
+from gradattr.manifest.evaluate import EvaluateManifest
+from gradattr.manifest.job_kinds import JobManifest
 from gradattr.manifest.kinds import Manifest
 from gradattr.manifest.patching import PatchingManifest
 from gradattr.manifest.tfa import TfaManifest
@@ -17,7 +20,9 @@ from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.work.context import MAIN, data_options
 from gradattr.work.planning.indexes import Indexes
 from gradattr.work.planning.prepare_attribute import prepare_attribute
+from gradattr.work.planning.prepare_bundle import prepare_audit
 from gradattr.work.planning.prepare_diffroar import prepare_diffroar
+from gradattr.work.planning.prepare_evaluate import prepare_evaluate
 from gradattr.work.planning.prepare_patching import prepare_patching
 from gradattr.work.planning.prepare_tfa import prepare_tfa
 from gradattr.work.planning.prepared import InputSpace, Prepared, assemble_run
@@ -36,8 +41,16 @@ def prepare(manifest: Manifest, store: ObjectStore | None = None) -> Prepared:
     """The plan together with the context of its tasks."""
     store = store or open_store(manifest.store)
     indexes = Indexes(data_options(manifest))
+    if isinstance(manifest, AuditManifest):
+        return prepare_audit(manifest, store, lambda job: _prepare_job(job, store, indexes))
+    return _prepare_job(manifest, store, indexes)
+
+
+def _prepare_job(manifest: JobManifest, store: ObjectStore, indexes: Indexes) -> Prepared:
     if isinstance(manifest, AttributeManifest):
         return prepare_attribute(manifest, store, indexes)
+    if isinstance(manifest, EvaluateManifest):
+        return prepare_evaluate(manifest, store, indexes)
     if isinstance(manifest, DiffRoarManifest):
         return prepare_diffroar(manifest, store, indexes)
     if isinstance(manifest, TfaManifest):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gradattr.data.registry import input_shape, sample_shards
@@ -27,6 +27,8 @@ class Prepared:
 
     plan: Plan
     context: RunContext
+    jobs: dict[str, Prepared] = field(default_factory=dict)
+    """Of an audit: its jobs in order; each is a run of its own."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What an audit does besides its jobs."""
