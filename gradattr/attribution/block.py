@@ -85,13 +85,17 @@ class Block:
             return self.known.unlearned[baseline]
         return baseline.draw(self.x, self.seeds, copy, self.normalization)
 
+    def start(self, baseline: Start) -> Tensor:
+        """Where a path from ``baseline`` starts, (n, ...): its first draw, of a pool the first one
+        that is another image."""
+        if isinstance(baseline, Sample):
+            return baseline.draw_other(self.x, self.seeds, self.normalization)
+        return self.draw(baseline, 0)
+
     def origin(self, baseline: Start) -> Origin:
-        """The first draw of ``baseline``, evaluated once however many methods start there."""
+        """The start of ``baseline``, evaluated once however many methods start there."""
         if baseline not in self.known.origins:
-            if isinstance(baseline, Sample):
-                x = baseline.draw_other(self.x, self.seeds, self.normalization)
-            else:
-                x = self.draw(baseline, 0)
+            x = self.start(baseline)
             if baseline.same_for_all:
                 if baseline not in self.shared.origins:
                     self.shared.origins[baseline] = self.evaluated(x[:1])

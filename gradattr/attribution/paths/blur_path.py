@@ -46,6 +46,14 @@ class BlurPath:
     def open(self, block: Block) -> Pass:
         return _BlurPass(self, block)
 
+    def largest_sigma(self, x: Tensor) -> float:
+        """In pixels, of images x (n, ..., H, W)."""
+        return self.max_sigma or _SIGMA_OF_SIDE * max(x.shape[-2:])
+
+    def start(self, x: Tensor) -> Tensor:
+        """Where the path begins: x (n, ..., H, W) under the largest blur."""
+        return scale_space(x, self.largest_sigma(x))[0]
+
 
 class _BlurPass:
     displacement = None
@@ -57,9 +65,8 @@ class _BlurPass:
             )
         self.block = block
         self.alphas, self.weights = quadrature(sampling.rule, sampling.steps)
-        longer = max(block.x.shape[-2:])
-        self.max_sigma = sampling.max_sigma or _SIGMA_OF_SIDE * longer
-        self.start = block.evaluated(scale_space(block.x, self.max_sigma)[0])
+        self.max_sigma = sampling.largest_sigma(block.x)
+        self.start = block.evaluated(sampling.start(block.x))
 
     @property
     def start_logits(self) -> Tensor | None:
