@@ -19,7 +19,10 @@ from gradattr.work.evaluate.subject import Judged, Subject
 
 def judge_path(metric: PathMetric, subject: Subject) -> Judged:
     """Spearman's correlation along the path, as it was walked for the map."""
-    return Judged({"": [_or_nan(r.path_spearman, subject) for r in subject.results]}, {})
+    # Rounded as the table 'attributions' keeps it: ties are the same, whether the maps are made
+    # here or read from another run.
+    found = [_or_nan(result.path_spearman, subject).float() for result in subject.results]
+    return Judged({"": [one.double() for one in found]}, {})
 
 
 def judge_completeness(metric: CompletenessMetric, subject: Subject) -> Judged:
