@@ -64,6 +64,7 @@ _CATALOGUE = (
         "to first order: gap = Σ map − (f(x) − f(0)); 0 for models that are linear, or piecewise "
         "linear without biases",
         (SATURATED, "coordinates that are 0 (after normalisation: the mean colour) always get 0"),
+        contributions=True,
     ),
     MethodInfo(
         "smoothgrad",
@@ -88,6 +89,7 @@ _CATALOGUE = (
         _NO_CLAIM,
         (SATURATED, "coordinates that are 0 always get 0", f"{_FLAT_IMAGE}: input x gradient"),
         _SMOOTH,
+        contributions=True,
     ),
     MethodInfo(
         "squaregrad",

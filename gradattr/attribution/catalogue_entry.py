@@ -45,6 +45,10 @@ class MethodInfo:
     parameters: tuple[Parameter, ...] = ()
     per_pixel: bool = False
     """Whether maps have one value per pixel (n, 1, H, W), for all channels together."""
+    contributions: bool = False
+    """Whether a value says how much of the score a coordinate is worth as against a reference (0,
+    or the method's baseline), and not how steeply the score changes with it: measured in other
+    units, x has the same contributions and other slopes."""
 
     def evaluations(self, parameters: Mapping[str, object] | None = None) -> int:
         """Model evaluations per image with these parameters, else the defaults.

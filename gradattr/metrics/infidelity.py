@@ -14,8 +14,8 @@ of every channel.
 
 :math:`I^T A` takes A for slopes: score per unit of the input. Maps that are multiplied by x - x'
 (input x gradient, integrated gradients, occlusion) are contributions instead: there I is divided by
-x - x' first, as Captum does with ``multiply_by_inputs``. With a square of the baseline as I that is
-the sum of the map over the square.
+x - x' first, as Captum does with ``multiply_by_inputs``; every map by its own. With a square of x'
+as I that is the sum of the map over the square.
 """
 
 from __future__ import annotations
@@ -129,8 +129,7 @@ def infidelity(
     perturbation: Perturbation | None = None,
     samples: int = 100,
     score: Score = "prob",
-    contributions: Sequence[bool] | None = None,
-    baseline: Baseline | None = None,
+    references: Sequence[Tensor | None] | None = None,
     normalization: Normalization | None = None,
     batch_size: int = 64,
 ) -> list[Infidelity]:
@@ -139,19 +138,19 @@ def infidelity(
 
     ``perturbation``: Gaussian by default. ``samples``: draws of I per image. ``score``: f is the
     softmax probability or the logit of the class; a map says most of the scalar that it explains.
-    ``contributions``: for every map whether it is one of contributions against ``baseline`` x' (by
-    default black, its first draw); where x = x', such a map counts nothing. By default none is.
+    ``references``: for every map of contributions the point x' (n, c, h, w) that they are against;
+    where x = x', such a map counts nothing; None for a map of slopes, as by default all are.
     Raises UsageError for arguments that do not fit.
     """
     check_images(x, seeds, maps)
-    contributions = [False] * len(maps) if contributions is None else list(contributions)
-    _check(x, maps, index, samples, score, contributions)
+    references = [None] * len(maps) if references is None else list(references)
+    _check(x, maps, index, samples, score, references)
     perturbation = perturbation or GaussianPerturbation()
     normalization = normalization or Normalization()
     x, seeds, index = x.detach(), list(seeds), index.to(x.device)
     blocks = [slice(first, first + batch_size) for first in range(0, len(x), batch_size)]
     at_x = torch.cat([_scores(evaluator, x[rows], index[rows], score) for rows in blocks])
-    difference = x - (baseline or Black()).draw(x, seeds, 0, normalization)
+    displacements = [None if point is None else x - point.detach() for point in references]
     drops = torch.zeros(len(x), samples, dtype=torch.float64)
     products = torch.zeros(len(maps), len(x), samples, dtype=torch.float64)
     for batch in pieces(len(x), samples, batch_size):
@@ -161,11 +160,16 @@ def infidelity(
         where = (rows.cpu(), copies_of(batch))
         there = _scores(evaluator, x[rows] - removed, index[rows], score)
         drops[where] = at_x[rows.cpu()] - there
-        share = (removed / difference[rows]).masked_fill(difference[rows] == 0, 0)
-        for number, (one, contributes) in enumerate(zip(maps, contributions, strict=True)):
-            product = (share if contributes else removed).double() * one.detach()[rows].double()
+        for number, (one, displacement) in enumerate(zip(maps, displacements, strict=True)):
+            moved = removed if displacement is None else _shares(removed, displacement[rows])
+            product = moved.double() * one.detach()[rows].double()
             products[number][where] = product.flatten(1).sum(1).cpu()
     return [_errors(product, drops) for product in products]
+
+
+def _shares(removed: Tensor, displacement: Tensor) -> Tensor:
+    """How much of the way to x' every value is moved; 0 where x = x'."""
+    return (removed / displacement).masked_fill(displacement == 0, 0)
 
 
 def _errors(products: Tensor, drops: Tensor) -> Infidelity:
@@ -192,10 +196,14 @@ def _check(
     index: Tensor,
     samples: int,
     score: str,
-    contributions: Sequence[bool],
+    references: Sequence[Tensor | None],
 ) -> None:
-    if len(contributions) != len(maps):
-        raise UsageError(f"contributions: {len(contributions)} given for {len(maps)} maps")
+    shapes = [None if point is None else tuple(point.shape) for point in references]
+    if len(references) != len(maps) or any(s not in (None, tuple(x.shape)) for s in shapes):
+        raise UsageError(
+            f"references: {shapes} given for {len(maps)} maps of images {tuple(x.shape)}; expected "
+            "for each a point of that shape, or None"
+        )
     if index.shape != x.shape[:1]:
         raise UsageError(f"classes of shape {tuple(index.shape)} for {len(x)} images")
     for one in maps:

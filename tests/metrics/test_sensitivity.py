@@ -196,7 +196,7 @@ def test_contributions_are_captums_multiplied_by_inputs() -> None:
         perturbation=patch,
         samples=samples,
         score="logit",
-        contributions=[False, True],
+        references=[None, torch.zeros_like(x)],
     )
     torch.testing.assert_close(shares.infidelity, expected.detach(), rtol=1e-9, atol=1e-14)
     assert not torch.allclose(slopes.infidelity, shares.infidelity)
@@ -214,7 +214,7 @@ def test_contributions_of_a_linear_model_are_faithful() -> None:
         seeds=SEEDS,
         perturbation=SquarePatch(),
         score="logit",
-        contributions=[True],
+        references=[torch.zeros_like(x)],
     )
     assert found.infidelity.max() < 1e-24
 
@@ -296,8 +296,10 @@ def test_what_does_not_fit() -> None:
         infidelity(model, x, [x[:, :2]], index, seeds=SEEDS)
     with pytest.raises(UsageError, match="classes of shape"):
         infidelity(model, x, [x], index[:2], seeds=SEEDS)
-    with pytest.raises(UsageError, match="contributions: 2 given for 1 maps"):
-        infidelity(model, x, [x], index, seeds=SEEDS, contributions=[True, False])
+    with pytest.raises(UsageError, match="given for 1 maps of images"):
+        infidelity(model, x, [x], index, seeds=SEEDS, references=[None, None])
+    with pytest.raises(UsageError, match="expected for each a point of that shape, or None"):
+        infidelity(model, x, [x], index, seeds=SEEDS, references=[x[:1]])
     with pytest.raises(UsageError, match="square of 7 pixels"):
         infidelity(model, x, [x], index, seeds=SEEDS, perturbation=SquarePatch(7))
     with pytest.raises(UsageError, match="sigma 0"):

@@ -78,6 +78,7 @@ LAYER_METHODS = (
         (_ALL_RECTIFIED, _COARSE, SATURATED),
         (_LAYER,),
         per_pixel=True,
+        contributions=True,
     ),
     MethodInfo(
         "grad_cam_plus_plus",
@@ -92,6 +93,7 @@ LAYER_METHODS = (
         (_ALL_RECTIFIED, "layers with negative activations: weights near poles", _COARSE),
         (_LAYER,),
         per_pixel=True,
+        contributions=True,
     ),
     MethodInfo(
         "guided_grad_cam",
@@ -117,6 +119,7 @@ LAYER_METHODS = (
         ("the same map for every target and class", _COARSE),
         (_LAYER,),
         per_pixel=True,
+        contributions=True,
     ),
     MethodInfo(
         "layer_gradient_x_activation",
@@ -130,6 +133,7 @@ LAYER_METHODS = (
         (_COARSE, SATURATED),
         (_LAYER,),
         per_pixel=True,
+        contributions=True,
     ),
     MethodInfo(
         "layer_integrated_gradients",
@@ -143,6 +147,7 @@ LAYER_METHODS = (
         (_COARSE, _TOKENS),
         _PATH,
         per_pixel=True,
+        contributions=True,
     ),
     MethodInfo(
         "layer_conductance",
@@ -157,5 +162,6 @@ LAYER_METHODS = (
         (_COARSE, _TOKENS, "a layer with a shortcut around it: not complete"),
         _PATH,
         per_pixel=True,
+        contributions=True,
     ),
 )

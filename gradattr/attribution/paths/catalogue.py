@@ -31,6 +31,7 @@ PATH_METHODS = (
             ),
             Parameter("baseline", "black", "also mean, blur, noise, uniform, sample, uni"),
         ),
+        contributions=True,
     ),
     MethodInfo(
         "expected_gradients",
@@ -48,6 +49,7 @@ PATH_METHODS = (
             Parameter("samples", 25, "draws per image"),
             Parameter("baseline", "sample", "what x'_k is drawn from"),
         ),
+        contributions=True,
     ),
     MethodInfo(
         "gradient_shap",
@@ -65,6 +67,7 @@ PATH_METHODS = (
             Parameter("stdev", 0.0, "s: noise on the image, units of the model's input"),
             Parameter("baseline", "sample", "what x'_k is drawn from"),
         ),
+        contributions=True,
     ),
     MethodInfo(
         "uni",
@@ -89,6 +92,7 @@ PATH_METHODS = (
             Parameter("eps", 0.25, "distance of x' from x, units of the model's input"),
             Parameter("mu", 0.1, "length of such a step, in gradients"),
         ),
+        contributions=True,
     ),
     MethodInfo(
         "blur_ig",
@@ -106,6 +110,7 @@ PATH_METHODS = (
             Parameter("steps", 100, "points on the path"),
             _RULE,
         ),
+        contributions=True,
     ),
     MethodInfo(
         "guided_ig",
@@ -126,6 +131,7 @@ PATH_METHODS = (
             Parameter("max_dist", 0.02, "how far a coordinate may be from the straight line"),
             Parameter("baseline", "black", "also mean, blur, noise, uniform, sample, uni"),
         ),
+        contributions=True,
     ),
     MethodInfo(
         "agi",
@@ -147,5 +153,6 @@ PATH_METHODS = (
             Parameter("eps", 0.05, "ε: length of a step, in pixels of range 1"),
             Parameter("step_from", "current", "where a step starts: also original"),
         ),
+        contributions=True,
     ),
 )

@@ -31,6 +31,7 @@ PERTURBATION_METHODS = (
             _BASELINE,
         ),
         per_pixel=True,
+        contributions=True,
     ),
     MethodInfo(
         "lime",
@@ -53,6 +54,7 @@ PERTURBATION_METHODS = (
             _BASELINE,
         ),
         per_pixel=True,
+        contributions=True,
     ),
     MethodInfo(
         "kernel_shap",
@@ -66,6 +68,7 @@ PERTURBATION_METHODS = (
         (_BLIND, "few samples: values that masks leave open are split evenly"),
         (*_SEGMENTS, _BASELINE),
         per_pixel=True,
+        contributions=True,
     ),
     MethodInfo(
         "rise",
@@ -88,5 +91,6 @@ PERTURBATION_METHODS = (
             _BASELINE,
         ),
         per_pixel=True,
+        contributions=True,
     ),
 )

@@ -27,6 +27,7 @@ PROPAGATION_METHODS = (
         "gap = Σ map − (f(x) − f(x')): rounding, for every target",
         (_BLIND, _MANY),
         (Parameter("baseline", "black", "also mean, blur, noise, uniform, sample, uni"),),
+        contributions=True,
     ),
     MethodInfo(
         "deep_shap",
@@ -42,6 +43,7 @@ PROPAGATION_METHODS = (
             Parameter("samples", 25, "draws per image"),
             Parameter("baseline", "sample", "what x'_k is drawn from"),
         ),
+        contributions=True,
     ),
     MethodInfo(
         "lrp",
@@ -64,5 +66,6 @@ PROPAGATION_METHODS = (
             Parameter("rule", "epsilon", "also epsilon_plus_flat, epsilon_alpha2_beta1_flat"),
             Parameter("epsilon", 1e-6, "ε, in units of a layer's output"),
         ),
+        contributions=True,
     ),
 )

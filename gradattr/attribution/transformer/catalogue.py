@@ -37,6 +37,7 @@ ATTENTION_METHODS = (
         ),
         (_BLOCK, _HEAD),
         per_pixel=True,
+        contributions=True,
     ),
     MethodInfo(
         "attention_rollout",
@@ -57,6 +58,7 @@ ATTENTION_METHODS = (
             _HEAD,
         ),
         per_pixel=True,
+        contributions=True,
     ),
     MethodInfo(
         "attention_x_gradient",
@@ -71,5 +73,6 @@ ATTENTION_METHODS = (
         (SATURATED, _WINDOWS),
         (_BLOCK, _HEAD),
         per_pixel=True,
+        contributions=True,
     ),
 )
