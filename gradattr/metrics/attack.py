@@ -32,6 +32,7 @@ from torch import Tensor
 from gradattr.attribution.baselines import Normalization
 from gradattr.attribution.evaluator import Evaluator
 from gradattr.attribution.requests import MethodRequest
+from gradattr.attribution.result import Attribution
 from gradattr.metrics.attack_search import (
     Found,
     follow_derivative,
@@ -78,12 +79,13 @@ def attack_maps(
     normalization: Normalization | None = None,
     batch_size: int = 64,
     settings: AttackSettings | None = None,
+    at_x: Sequence[Attribution] | None = None,
 ) -> list[Attacked]:
     """Attack the maps of x (n, c, h, w), each method's own; one ``Attacked`` per request.
 
-    ``normalization`` says how long eps is, and which pixels there are. All other arguments are
-    those of ``attribute``. What is random depends on an image's seed only; the random corners of
-    the ball are evaluated once for all methods.
+    ``normalization`` says how long eps is, and which pixels there are. ``at_x``: the maps of x,
+    where they are known. All other arguments are those of ``attribute``. What is random depends on
+    an image's seed only; the random corners of the ball are evaluated once for all methods.
 
     Raises UsageError for arguments that do not fit, and MethodError where ``settings.kind`` is
     'gradient' and a method is not one of gradient, saliency and input x gradient.
@@ -100,6 +102,7 @@ def attack_maps(
         labels=labels,
         normalization=normalization,
         batch_size=batch_size,
+        at_x=at_x,
     )
     ball = PixelBall(again.x, again.normalization, settings.eps)
     found = [Found(again.x, maps, settings) for maps in again.maps]

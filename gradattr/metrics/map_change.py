@@ -131,12 +131,19 @@ def ssim(before: Tensor, after: Tensor) -> Tensor:
     Each map (c, h, w) is divided by its largest magnitude, so that its values lie in [-1, 1]; the
     data range is 2. On smaller images the window is the largest odd one that fits.
     """
-    side = min(WINDOW, *before.shape[2:])
-    side -= 1 - side % 2
     known = _where_known(torch.zeros(len(before)), _flat(before), _flat(after))
-    if side < 3:
-        return torch.full_like(known, torch.nan)
     a, b = (_unit(_flat(maps)).view_as(maps) for maps in (before, after))
+    return known + structural_similarity(a, b, data_range=2)
+
+
+def structural_similarity(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
+    """(n,) mean SSIM of a and b (n, c, h, w), whose values span ``data_range``, as ``ssim`` says;
+    float64 on the CPU. NaN for images below 3 pixels in height or width."""
+    side = min(WINDOW, *a.shape[2:])
+    side -= 1 - side % 2
+    if side < 3:
+        return torch.full((len(a),), torch.nan, dtype=torch.float64)
+    a, b = a.double(), b.double()
 
     def mean(values: Tensor) -> Tensor:
         return F.avg_pool2d(F.avg_pool2d(values, (side, 1), stride=1), (1, side), stride=1)
@@ -146,10 +153,10 @@ def ssim(before: Tensor, after: Tensor) -> Tensor:
     var_a = sample * (mean(a * a) - mean_a**2)
     var_b = sample * (mean(b * b) - mean_b**2)
     covariance = sample * (mean(a * b) - mean_a * mean_b)
-    c1, c2 = (2 * K1) ** 2, (2 * K2) ** 2
+    c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
     value = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     value = value / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-    return known + value.flatten(1).mean(1).cpu()
+    return value.flatten(1).mean(1).cpu()
 
 
 def relative_l2(before: Tensor, after: Tensor) -> Tensor:

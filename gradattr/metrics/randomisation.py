@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gradattr.attribution.baselines import Normalization
 from gradattr.attribution.evaluator import Evaluator, PlainEvaluator
 from gradattr.attribution.requests import MethodRequest
+from gradattr.attribution.result import Attribution
 from gradattr.errors import UsageError
 from gradattr.metrics.map_change import MapChange, join_changes, map_change, stack_changes
 from gradattr.metrics.repeated_maps import RepeatedMaps
@@ -53,6 +54,7 @@ def randomisation(
     labels: Tensor | None = None,
     normalization: Normalization | None = None,
     batch_size: int = 64,
+    at_x: Sequence[Attribution] | None = None,
 ) -> list[Randomised]:
     """The similarity of every method's maps of x (n, c, h, w) with those of randomised models.
 
@@ -60,8 +62,9 @@ def randomisation(
     either order. ``modules``: names of the modules, in order, by default those of
     ``modules_with_parameters``; a module that holds others stands for all that is inside it and not
     named itself. ``initialise``: ``reset`` by default. ``tune`` makes an evaluator
-    of a randomised copy. The class explained is the original's throughout. The model of
-    ``evaluator`` is not changed; a request that has a model of its own keeps that.
+    of a randomised copy. ``at_x``: the maps of x, where they are known. The class explained is the
+    original's throughout. The model of ``evaluator`` is not changed; a request that has a model of
+    its own keeps that.
 
     Raises UsageError for arguments that do not fit, and a module without parameters.
     """
@@ -73,6 +76,7 @@ def randomisation(
         labels=labels,
         normalization=normalization,
         batch_size=batch_size,
+        at_x=at_x,
     )
     network = evaluator.network
     names = modules_with_parameters(network, x[:1]) if modules is None else list(modules)
@@ -87,6 +91,38 @@ def randomisation(
         for own, change in zip(stages, _changes(again, of_twin, top), strict=True):
             own.append(change)
     return [Randomised(tuple(names), stack_changes(own)) for own in stages]
+
+
+def other_model(
+    evaluator: Evaluator,
+    other: Evaluator,
+    x: Tensor,
+    requests: Sequence[MethodRequest],
+    *,
+    seeds: Sequence[int],
+    top: int | None = None,
+    labels: Tensor | None = None,
+    normalization: Normalization | None = None,
+    batch_size: int = 64,
+    at_x: Sequence[Attribution] | None = None,
+) -> list[MapChange]:
+    """How like every method's maps of x (n, c, h, w) are those of another model, (n,) each: of the
+    same classes, with the same random numbers.
+
+    For the test by random labels (Adebayo et al. 2018) ``other`` has learned labels by heart that
+    were permuted. Arguments as of ``randomisation``. Raises UsageError for those that do not fit.
+    """
+    again = RepeatedMaps(
+        evaluator,
+        x,
+        requests,
+        seeds=seeds,
+        labels=labels,
+        normalization=normalization,
+        batch_size=batch_size,
+        at_x=at_x,
+    )
+    return _changes(again, other, top)
 
 
 def modules_with_parameters(network: nn.Module, x: Tensor) -> list[str]:

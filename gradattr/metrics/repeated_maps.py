@@ -35,7 +35,8 @@ class RepeatedMaps:
     """Maps of x (n, c, h, w) by every method requested, and how to make them again.
 
     ``at_x`` has one ``Attribution`` per request; ``predicted`` (n,) are the predicted classes. The
-    arguments are those of ``attribute``, which see for what it raises.
+    arguments are those of ``attribute``, which see for what it raises, and ``at_x`` what that has
+    found with them, where it is known already.
     """
 
     def __init__(
@@ -48,21 +49,28 @@ class RepeatedMaps:
         labels: Tensor | None = None,
         normalization: Normalization | None = None,
         batch_size: int = 64,
+        at_x: Sequence[Attribution] | None = None,
     ) -> None:
         check_images(x, seeds, requests)
+        if at_x is not None:
+            _check_known(at_x, x, requests)
         self.evaluator = evaluator
         self.x = x.detach()
         self.seeds = list(seeds)
         self.normalization = normalization or Normalization()
         self.batch_size = batch_size
-        self.at_x: list[Attribution] = attribute(
-            evaluator,
-            self.x,
-            requests,
-            seeds=self.seeds,
-            labels=labels,
-            normalization=self.normalization,
-            batch_size=batch_size,
+        self.at_x: list[Attribution] = (
+            list(at_x)
+            if at_x is not None
+            else attribute(
+                evaluator,
+                self.x,
+                requests,
+                seeds=self.seeds,
+                labels=labels,
+                normalization=self.normalization,
+                batch_size=batch_size,
+            )
         )
         self.predicted = self.at_x[0].logits.argmax(1)
         #: Requests that explain the predicted class explain it by its number from now on.
@@ -145,6 +153,16 @@ def rows_of(batch: Sequence[tuple[int, slice]], device: torch.device) -> Tensor:
 def copies_of(batch: Sequence[tuple[int, slice]]) -> Tensor:
     """(p,) the copies of a batch of ``pieces``, on the CPU."""
     return torch.cat([torch.full((part.stop - part.start,), copy) for copy, part in batch])
+
+
+def _check_known(at_x: Sequence[Attribution], x: Tensor, requests: Sequence[MethodRequest]) -> None:
+    """Raise UsageError unless there is one result per request, of as many images."""
+    known = [(one.method, len(one.maps)) for one in at_x]
+    if known != [(request.id, len(x)) for request in requests]:
+        raise UsageError(
+            f"at_x has maps of {', '.join(f'{count} images by {name}' for name, count in known)}; "
+            f"expected {len(x)} by each of {', '.join(request.id for request in requests)}"
+        )
 
 
 def check_images(x: Tensor, seeds: Sequence[int], methods: Sequence[object]) -> None:

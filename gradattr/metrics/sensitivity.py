@@ -25,6 +25,7 @@ from gradattr.attribution.baselines import Normalization
 from gradattr.attribution.evaluator import Evaluator
 from gradattr.attribution.noise import standard_normal, standard_uniform, uniform_numbers
 from gradattr.attribution.requests import MethodRequest
+from gradattr.attribution.result import Attribution
 from gradattr.errors import UsageError
 from gradattr.metrics.repeated_maps import RepeatedMaps, copies_of, pieces, rows_of
 
@@ -55,12 +56,14 @@ def sensitivity(
     labels: Tensor | None = None,
     normalization: Normalization | None = None,
     batch_size: int = 64,
+    at_x: Sequence[Attribution] | None = None,
 ) -> list[Sensitivity]:
     """Both measures of every method at x (n, c, h, w), over the same ``samples`` perturbations.
 
     ``radius`` is in pixels of 0 to 1 (``normalization`` says what that is in x). d is uniform in
     the linf ball (as in Captum) or in the l2 ball, and x + d is not cut off at black and white.
-    The other arguments are those of ``attribute``. Raises UsageError for arguments that do not fit.
+    ``at_x``: the maps of x, where they are known. The other arguments are those of ``attribute``.
+    Raises UsageError for arguments that do not fit.
     """
     if not 0 < radius < math.inf or samples < 1 or norm not in ("linf", "l2"):
         raise UsageError(
@@ -75,6 +78,7 @@ def sensitivity(
         labels=labels,
         normalization=normalization,
         batch_size=batch_size,
+        at_x=at_x,
     )
     unit = again.per_pixel_unit()
     moved = torch.zeros(len(requests), len(x), samples, dtype=torch.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -15,6 +16,7 @@ from gradattr.errors import UsageError
 from gradattr.metrics.map_change import map_change
 from gradattr.metrics.randomisation import (
     modules_with_parameters,
+    other_model,
     randomisation,
     randomise,
     reset,
@@ -213,3 +215,28 @@ def test_what_does_not_fit(modules: list[str], reason: str) -> None:
             seeds=SEEDS,
             modules=modules,
         )
+
+
+def test_another_model_explains_the_same_classes() -> None:
+    model, x = network(), images()
+    other = copy.deepcopy(model)
+    for name in ("6", "4", "1", "0"):
+        randomise(other, name, seed=9)
+    requests = [
+        method_request("gradient"),
+        method_request("uni", steps=2, iterations=2),
+        method_request("random"),
+    ]
+    found = other_model(
+        PlainEvaluator(model), PlainEvaluator(other), x, requests, seeds=SEEDS, batch_size=2
+    )
+    index = model(x).argmax(1)
+    pinned = [replace(r, target=f"{str(r.target).partition('_')[0]}_true") for r in requests]
+    there = attribute(PlainEvaluator(other), x, pinned, seeds=SEEDS, labels=index)
+    before = attribute(PlainEvaluator(model), x, requests, seeds=SEEDS)
+    for change, a, b in zip(found, before, there, strict=True):
+        for one, expected in zip(change, map_change(a.maps, b.maps), strict=True):
+            torch.testing.assert_close(one, expected, equal_nan=True)
+    assert found[0].spearman.max() < 0.9
+    # Drawn from the image's seed alone.
+    assert torch.equal(found[2].spearman, torch.ones(3, dtype=torch.float64))

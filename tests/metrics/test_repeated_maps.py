@@ -146,3 +146,22 @@ def test_what_does_not_fit() -> None:
         RepeatedMaps(model, images(0), request, seeds=[])
     with pytest.raises(UsageError, match="no method"):
         RepeatedMaps(model, images(), [], seeds=SEEDS)
+
+
+def test_maps_that_are_known_are_not_made_again() -> None:
+    model, x = network(), images()
+    requests = [method_request("gradient"), method_request("smoothgrad", samples=3)]
+    known = attribute(PlainEvaluator(model), x, requests, seeds=SEEDS)
+    counting = Counting(model)
+    again = RepeatedMaps(counting, x, requests, seeds=SEEDS, at_x=known)
+    assert not counting.sizes
+    assert torch.equal(again.maps[1], known[1].maps)
+    assert torch.equal(again.predicted, model(x).argmax(1))
+    plain = sensitivity(PlainEvaluator(model), x, requests, seeds=SEEDS, samples=2)
+    fresh = sensitivity(counting, x, requests, seeds=SEEDS, samples=2, at_x=known)
+    assert all(torch.equal(a, b) for a, b in zip(plain[1], fresh[1], strict=True))
+    for wrong in (known[:1], list(reversed(known))):
+        with pytest.raises(UsageError, match=r"at_x has maps of .*; expected 4 by each of"):
+            RepeatedMaps(counting, x, requests, seeds=SEEDS, at_x=wrong)
+    with pytest.raises(UsageError, match="4 images by gradient"):
+        RepeatedMaps(counting, x[:3], requests, seeds=SEEDS[:3], at_x=known)
