@@ -76,7 +76,8 @@ class AuditManifest(ManifestBase):
     )
     """What is done, in this order: manifests of other kinds by name, without name. Their seed,
     engine and runtime are the audit's where they state none; their store is the audit's (of which
-    they may state other 'maps')."""
+    they may state other 'maps'). A check of the audit that names a 'job' is a check of that job;
+    one that names none is SQL over the tables of all jobs, '<job>.<table>'."""
 
     @model_validator(mode="before")
     @classmethod
@@ -86,6 +87,8 @@ class AuditManifest(ManifestBase):
             return value
         jobs = {name: _whole(value, name, job) for name, job in value["jobs"].items()}
         whole = {**value, "jobs": jobs}
+        if isinstance(value.get("checks"), list):
+            whole["checks"] = _own_checks(value["checks"], jobs)
         if _all_said(value.get("common"), value["jobs"]):
             whole.pop("common", None)
         return whole
@@ -97,6 +100,13 @@ class AuditManifest(ManifestBase):
             known = set().union(*(taken_keys(job.kind, (), named) for job in self.jobs.values()))
             unknown = next(key for key in named if key not in known)
             raise ValueError(f"common.{unknown}: no job here is of a kind that has this key")
+        for at, check in enumerate(self.checks):
+            if check.table is not None:
+                jobs = " or ".join(f"'job: {name}'" for name in self.jobs)
+                raise ValueError(
+                    f"checks.{at}: the audit itself has no table '{check.table}', its jobs may; "
+                    f"state {jobs} beside it"
+                )
         for name, job in self.jobs.items():
             if name in _TAKEN_IN_SQL:
                 raise ValueError(
@@ -165,6 +175,27 @@ def _whole(audit: dict[str, Any], name: object, job: Any) -> Any:
         for key in taken_keys(job.get("kind"), job, common):
             whole[key] = common[key]
     return whole
+
+
+def _own_checks(checks: list[Any], jobs: dict[str, Any]) -> list[Any]:
+    """The audit's checks without those that name a job, which become that job's."""
+    own = []
+    for at, check in enumerate(checks):
+        if not isinstance(check, dict) or "job" not in check:
+            own.append(check)
+            continue
+        job = jobs.get(check["job"]) if isinstance(check["job"], str) else None
+        if job is None:
+            raise ValueError(f"checks.{at}.job: {no_such_job(check['job'], jobs)}")
+        if isinstance(job, dict) and isinstance(job.get("checks", []), list):
+            rest = {key: value for key, value in check.items() if key != "job"}
+            job["checks"] = [*job.get("checks", []), rest]
+    return own
+
+
+def no_such_job(name: object, jobs: Collection[str]) -> str:
+    """What is said of a job's name that is none."""
+    return f"there is no job '{name}'; expected {', '.join(jobs)}"
 
 
 def _all_said(common: Any, jobs: dict[str, Any]) -> bool:

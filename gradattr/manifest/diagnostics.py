@@ -147,14 +147,18 @@ def _unknown_word(node: Node, words: tuple[str, ...]) -> str:
 
 
 def _said_by_model(item: Any, spot: Spot) -> Fault:
-    """A rule written in the models. It may begin with the key that it is about ('a', 'a.b')."""
+    """A rule written in the models. It may begin with the key that it is about ('a', 'a.0.b')."""
     message = str(item["msg"]).removeprefix("Value error, ")
     keys, colon, rest = message.partition(": ")
     place, path, node = spot.place, spot.path, spot.node
     for key in keys.split(".") if colon else ():
-        if not isinstance(node, MappingNode) or key not in node.values:
+        if isinstance(node, MappingNode) and key in node.values:
+            place, path, node = node.keys[key], (*path, key), node.values[key]
+        elif isinstance(node, SequenceNode) and key.isdigit() and int(key) < len(node.items):
+            node = node.items[int(key)]
+            place, path = node.place, (*path, int(key))
+        else:
             break
-        place, path, node = node.keys[key], (*path, key), node.values[key]
     if path != spot.path:
         return Fault(place, path, rest)
     if isinstance(spot.node, ScalarNode) and spot.node.value is not None:

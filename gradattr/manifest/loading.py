@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from gradattr.errors import ManifestError
 from gradattr.manifest.audit import AuditManifest
-from gradattr.manifest.audit_nodes import told_once, with_shared_keys
+from gradattr.manifest.audit_nodes import checks_of_no_job, told_once, with_shared_keys
 from gradattr.manifest.data import AnyData, DataFile
 from gradattr.manifest.diagnostics import explain, report, show
 from gradattr.manifest.hints import nearest
@@ -168,6 +168,10 @@ def _validate(root: MappingNode) -> tuple[Manifest | None, list[Fault]]:
         meant = nearest(kind.text, KINDS) if isinstance(kind, ScalarNode) else None
         hint = f"; did you mean '{meant}'?" if meant else ""
         return None, [Fault(kind.place, ("kind",), f"{show(kind)} is not one of {words}{hint}")]
+    if model is AuditManifest:
+        root, strange = checks_of_no_job(root)
+        manifest, faults = _checked(model, root)
+        return manifest, [*strange, *faults]
     return _checked(model, root)
 
 

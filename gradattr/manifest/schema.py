@@ -206,12 +206,42 @@ def _define_jobs(definitions: JsonSchema) -> None:
         job = {key: value for key, value in whole.items() if key != "anyOf"}
         job |= {"title": f"Job of kind {kind}", "properties": properties, "required": ["kind"]}
         definitions[_job_name(kind)] = job
+    _name_jobs_of_checks(definitions)
     kinds = {kind: f"#/$defs/{_job_name(kind)}" for kind in JOB_KINDS}
     definitions[_JOB] = {
         "title": _JOB,
         "description": "A job of an audit.",
         **_by_tag("kind", kinds),
     }
+
+
+def _name_jobs_of_checks(definitions: JsonSchema) -> None:
+    """A check of an audit names the job that it is a check of; SQL may ask all of them."""
+    audit = definitions[AuditManifest.__name__]["properties"]
+    job = {
+        "title": "Job",
+        "description": "The job that this is a check of.",
+        "type": "string",
+        "pattern": next(iter(audit["jobs"]["patternProperties"])),
+    }
+    arms = {}
+    for arm in definitions["Check"]["allOf"]:
+        word = arm["if"]["properties"]["check"]["const"]
+        name = arm["then"]["$ref"].removeprefix("#/$defs/")
+        check = definitions[name]
+        needed = [] if word == "sql" else ["job"]
+        definitions[f"{name}OfJob"] = {
+            **check,
+            "properties": check["properties"] | {"job": job},
+            "required": [*check["required"], *needed],
+        }
+        arms[word] = f"#/$defs/{name}OfJob"
+    definitions["CheckOfJob"] = {
+        "title": "Check of a job",
+        "description": "A check of one of the audit's jobs.",
+        **_by_tag("check", arms),
+    }
+    audit["checks"] = audit["checks"] | {"items": {"$ref": "#/$defs/CheckOfJob"}}
 
 
 def _job_name(kind: str) -> str:

@@ -33,6 +33,7 @@ from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.work.acceptance import check_bad_rows, check_one_model
 from gradattr.work.context import RunContext
 from gradattr.work.outcome import Outcome
+from gradattr.work.planning.check_checks import check_planned
 from gradattr.work.planning.preflight import preflight_run
 from gradattr.work.planning.prepare import prepare
 from gradattr.work.planning.prepared import Prepared
@@ -82,6 +83,7 @@ def _run(
     commit = find_commit(store, plan.run_id)
     done = finished_jobs(prepared, store)
     if commit is not None and len(done) == len(prepared.jobs):
+        check_planned(prepared, store)
         job_commits(store, plan.run_json(), commit.records)
         listener(Event("complete", f"{plan.run_id} is already complete"))
         return _result(store, commit, already_complete=True)

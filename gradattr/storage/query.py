@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -48,21 +48,53 @@ _SQL_TYPES = {
 }
 
 
-def open_query(store: ObjectStore, run: str | Commit, *, memory: str = "2GB") -> Query:
-    """A locked-down DuckDB with one view per table of a committed run.
+def open_query(
+    store: ObjectStore,
+    run: str | Commit,
+    *,
+    jobs: Mapping[str, Commit] | None = None,
+    memory: str = "2GB",
+) -> Query:
+    """A locked-down DuckDB with one view per table of a committed run; of an audit also the tables
+    of its ``jobs``, each in a schema with the job's name.
 
-    UsageError: no such committed run. IntegrityError: the commit or a file it names is damaged.
+    UsageError: no such committed run. IntegrityError: a commit or a file it names is damaged.
     """
     commit = read_commit(store, run) if isinstance(run, str) else run
-    check_files(store, commit)
-    return Query(store, commit, memory)
+    for one in (commit, *(jobs or {}).values()):
+        check_files(store, one)
+    return Query(store, commit, memory, jobs or {})
+
+
+def check_select(text: str) -> None:
+    """QueryError unless ``text`` is one SELECT, as far as can be told without any table."""
+    with duckdb.connect(":memory:", config={"temp_directory": ""}) as connection:
+        _one_select(connection, text)
+
+
+def _one_select(connection: duckdb.DuckDBPyConnection, text: str) -> Any:
+    if len(text) > _MAX_TEXT:
+        raise QueryError(f"the SQL text has {len(text)} characters, at most {_MAX_TEXT}")
+    try:
+        statements = connection.extract_statements(text)
+    except duckdb.Error as error:
+        raise QueryError(f"SQL: {error}") from None
+    if len(statements) != 1:
+        raise QueryError(f"SQL: {len(statements)} statements, expected {_ADVICE}")
+    kind = statements[0].type
+    if kind != duckdb.StatementType.SELECT:
+        raise QueryError(f"SQL: a {kind.name} statement is refused; expected {_ADVICE}")
+    return statements[0]
 
 
 class Query:
     """SQL over one run. A context manager; not to be used from two threads at once."""
 
-    def __init__(self, store: ObjectStore, commit: Commit, memory: str) -> None:
+    def __init__(
+        self, store: ObjectStore, commit: Commit, memory: str, jobs: Mapping[str, Commit]
+    ) -> None:
         self.commit = commit
+        self._jobs = jobs
         self._connection = duckdb.connect(":memory:", config={"temp_directory": ""})
         try:
             with _errors(60.0):
@@ -92,7 +124,7 @@ class Query:
         QueryError: anything but one SELECT, a mistake in it, an access to anything but the run's
         tables, longer than ``timeout_s`` seconds, or larger than 1 GiB.
         """
-        statement = self._one_select(text)
+        statement = _one_select(self._connection, text)
         alarm = threading.Timer(timeout_s, self._connection.interrupt)
         alarm.daemon = True
         alarm.start()
@@ -105,11 +137,18 @@ class Query:
             alarm.join()
 
     def _prepare(self, store: ObjectStore, commit: Commit, memory: str) -> None:
-        tables = {name: _urls(store, commit, name) for name in {**TABLES, **commit.tables}}
+        # An audit has none of the tables of other kinds, not even empty ones: whoever leaves the
+        # job's name out shall be told.
+        known = commit.tables if self._jobs else {**TABLES, **commit.tables}
+        views = {_quoted(name): (name, _urls(store, commit, name)) for name in known}
+        for job, one in self._jobs.items():
+            for name in one.tables:
+                view = f"{_quoted(job)}.{_quoted(name)}"
+                views[view] = name, _urls(store, one, name)
         if split_url(store.spec.url)[0] != "file":
             options = S3Options.from_store(store.spec)
             self._connection.register_filesystem(open_filesystem(store.spec.url, options)[0])
-        everything = [url for urls in tables.values() for url in urls]
+        everything = [url for _, urls in views.values() for url in urls]
         threads = max(1, min(4, os.cpu_count() or 1))
         self._run(f"SET allowed_paths = {_list(everything)}")
         for setting in (
@@ -121,9 +160,11 @@ class Query:
             f"threads = {threads}",
         ):
             self._run(f"SET {setting}")
-        for name, urls in tables.items():
+        for job in self._jobs:
+            self._run(f"CREATE SCHEMA {_quoted(job)}")
+        for view, (name, urls) in views.items():
             source = f"SELECT * FROM read_parquet({_list(urls)})" if urls else _empty(name)
-            self._run(f'CREATE VIEW "{name}" AS {source}')
+            self._run(f"CREATE VIEW {view} AS {source}")
         self._run("SET enable_external_access = false")
         self._run("SET lock_configuration = true")
         # DuckDB imports parts of pyarrow on first use: not within a question's time limit.
@@ -131,20 +172,6 @@ class Query:
 
     def _run(self, text: str) -> None:
         self._connection.execute(text)
-
-    def _one_select(self, text: str) -> Any:
-        if len(text) > _MAX_TEXT:
-            raise QueryError(f"the SQL text has {len(text)} characters, at most {_MAX_TEXT}")
-        try:
-            statements = self._connection.extract_statements(text)
-        except duckdb.Error as error:
-            raise QueryError(f"SQL: {error}") from None
-        if len(statements) != 1:
-            raise QueryError(f"SQL: {len(statements)} statements, expected {_ADVICE}")
-        kind = statements[0].type
-        if kind != duckdb.StatementType.SELECT:
-            raise QueryError(f"SQL: a {kind.name} statement is refused; expected {_ADVICE}")
-        return statements[0]
 
     def _answer(
         self, statement: Any, deadline: float, timeout_s: float, max_rows: int | None
@@ -219,6 +246,10 @@ def _empty(table: str) -> str:
         f'NULL::{_SQL_TYPES[str(field.type)]} AS "{field.name}"' for field in TABLES[table].schema
     ]
     return f"SELECT {', '.join(columns)} WHERE false"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _literal(text: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gradattr.errors import GradattrError, StoreError
+from gradattr.errors import GradattrError, StoreError, UsageError
+from gradattr.storage.bundles import BundledJob, bundled_jobs
 from gradattr.storage.commit import find_commit, read_run
 from gradattr.storage.layout import RUNS, RunPaths
 from gradattr.storage.objects import ObjectStore
@@ -45,12 +46,26 @@ class StageProgress:
 
 
 @dataclass(frozen=True)
+class JobProgress:
+    """How far a job of an audit is."""
+
+    job: str
+    run_id: str
+    begun: bool
+    """Whether its run has been claimed."""
+    committed: bool
+    stages: tuple[StageProgress, ...]
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far a run is. Counts records by listing: for display, not for decisions."""
 
     run_id: str
     committed: bool
     stages: tuple[StageProgress, ...]
+    jobs: tuple[JobProgress, ...] = ()
+    """Of an audit: how far its jobs are."""
 
 
 def list_runs(store: ObjectStore) -> list[RunSummary]:
@@ -84,8 +99,35 @@ def _summary(store: ObjectStore, run_id: str) -> RunSummary:
         return RunSummary(run_id, run_id, "", False, 0, 0, {}, 0, 0.0, text)
 
 
+def run_before(store: ObjectStore, run_id: str) -> str | None:
+    """The last run of the same name and kind that was committed before this one, by the store's
+    clock; None if there is none. ``run_id`` is committed; damaged runs are passed over."""
+    own = read_run(store, run_id)["manifest"]
+    committed = _committed(store, run_id)
+    before = []
+    for other in store.children(f"{RUNS}/"):
+        if other == run_id:
+            continue
+        try:
+            manifest = read_run(store, other)["manifest"]
+            same = all(manifest[key] == own[key] for key in ("name", "kind"))
+        except StoreError:
+            raise
+        except (GradattrError, KeyError, TypeError):
+            continue
+        when = _committed(store, other) if same else None
+        if when is not None and committed is not None and when <= committed:
+            before.append((when, other))
+    return max(before)[1] if before else None
+
+
+def _committed(store: ObjectStore, run_id: str) -> float | None:
+    info = store.head(RunPaths(run_id).commit)
+    return None if info is None else info.modified
+
+
 def progress(store: ObjectStore, run_json: Mapping[str, Any]) -> Progress:
-    """How many of the planned shards have a record; one listing per stage.
+    """How many of the planned shards have a record; one listing per stage, also of an audit's jobs.
 
     IntegrityError if the run's commit was cut short or edited.
     """
@@ -105,4 +147,14 @@ def progress(store: ObjectStore, run_json: Mapping[str, Any]) -> Progress:
             )
         )
     committed = find_commit(store, run_json["run_id"]) is not None
-    return Progress(run_json["run_id"], committed, tuple(stages))
+    jobs = tuple(_job_progress(store, job) for job in bundled_jobs(run_json))
+    return Progress(run_json["run_id"], committed, tuple(stages), jobs)
+
+
+def _job_progress(store: ObjectStore, job: BundledJob) -> JobProgress:
+    try:
+        found = progress(store, read_run(store, job.run_id))
+    except UsageError:
+        stages = tuple(StageProgress(name, 0, shards, 0, rows) for name, shards, rows in job.stages)
+        return JobProgress(job.job, job.run_id, False, False, stages)
+    return JobProgress(job.job, job.run_id, True, found.committed, found.stages)

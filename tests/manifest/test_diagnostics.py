@@ -411,6 +411,7 @@ def _patterns(schema: Any) -> set[str]:
     if not isinstance(schema, dict):
         return set()
     own = {schema["pattern"]} if isinstance(schema.get("pattern"), str) else set()
+    own |= set(schema.get("patternProperties", {}))
     return own.union(*(_patterns(value) for value in schema.values()))
 
 
