@@ -18,6 +18,10 @@ def _is_empty(value: Sized) -> bool:
     return not value
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Augment(Spec):
     """Augmentation of training batches, drawn anew each epoch."""
 
@@ -91,6 +95,9 @@ class TrainSpec(TrainingRecipe):
     keep_epochs: list[Positive] = Field(default=[], max_length=1000, exclude_if=_is_empty)
     """Epochs after which the weights are kept, for TracIn; ascending, each once. Those that a
     training does not reach, because it stops early, do not exist. Default: none."""
+    permute_labels: Seed | None = Field(default=None, exclude_if=_is_none)
+    """Train on labels that are permuted at random among the images, by this seed: the control of a
+    sanity check. Held-out labels stay. Default: the labels as they are."""
 
     @field_validator("keep_epochs")
     @classmethod

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from gradattr.data.types import DataIndex
-from gradattr.manifest.model import AnyModel
+from gradattr.manifest.model import AnyModel, TrainSpec
 from gradattr.models import (
     StoredCheckpoints,
     StoredEpochs,
@@ -17,6 +19,7 @@ from gradattr.models import (
 )
 from gradattr.plan import Task
 from gradattr.retraining import train_classifier
+from gradattr.seeds import derive_seed
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.schemas import make_table
 from gradattr.storage.shards import ShardWriter
@@ -88,7 +91,7 @@ def _train(context: RunContext, task: Task, store: ObjectStore) -> TrainedModel 
     result = train_classifier(
         model,
         loaded["train"].x,
-        loaded["train"].labels,
+        _labels(loaded["train"].labels, spec.train),
         recipe_of(
             spec.train,
             context.preprocess,
@@ -107,3 +110,11 @@ def _train(context: RunContext, task: Task, store: ObjectStore) -> TrainedModel 
     return write_trained(
         store, digest, model, spec, context.shape, context.num_classes, result, kept.kept
     )
+
+
+def _labels(labels: Tensor, train: TrainSpec) -> Tensor:
+    """What is learned, (n,): the labels, or all of them on other images where that is asked."""
+    if train.permute_labels is None:
+        return labels
+    generator = torch.Generator().manual_seed(derive_seed(train.permute_labels, "labels"))
+    return labels[torch.randperm(len(labels), generator=generator)]

@@ -39,6 +39,8 @@ class Loaded:
     """Role -> sha256 of the weights that were loaded."""
     report: dict[str, Any] = field(default_factory=dict)
     """What tuning did to the model, and what it left alone and why; what methods chose."""
+    others: dict[str, Evaluator] = field(default_factory=dict)
+    """By role: models that the explained one is compared with, loaded when they are asked for."""
 
 
 _cache: dict[tuple[Any, ...], Loaded] = {}

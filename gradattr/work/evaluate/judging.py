@@ -7,13 +7,12 @@ from typing import Any
 
 from gradattr.attribution.catalogue import method_info
 from gradattr.attribution.evaluator import Evaluator
-from gradattr.attribution.paths.blur_path import BlurPath
-from gradattr.attribution.paths.guided_path import GuidedPath
+from gradattr.attribution.paths.baseline_points import walks_one_path
 from gradattr.attribution.requests import MethodRequest
-from gradattr.attribution.sampling import StraightPath
 from gradattr.manifest.methods import MethodSpec
 from gradattr.manifest.metric_base import ForwardMetric
 from gradattr.manifest.metrics import AnyMetric
+from gradattr.work.evaluate.baseline import judge_baseline
 from gradattr.work.evaluate.faithfulness import judge_deletion, judge_insertion
 from gradattr.work.evaluate.of_maps import (
     judge_completeness,
@@ -21,6 +20,13 @@ from gradattr.work.evaluate.of_maps import (
     judge_cost,
     judge_localisation,
     judge_path,
+)
+from gradattr.work.evaluate.robustness import (
+    judge_attack,
+    judge_label_randomisation,
+    judge_randomisation,
+    judge_sensitivity,
+    judge_stability,
 )
 from gradattr.work.evaluate.subject import Judged, Subject
 
@@ -38,14 +44,19 @@ OTHERS: dict[str, Callable[[Any, Subject], Judged]] = {
     "localisation": judge_localisation,
     "complexity": judge_complexity,
     "cost": judge_cost,
+    "baseline": judge_baseline,
+    "attack": judge_attack,
+    "sensitivity": judge_sensitivity,
+    "stability": judge_stability,
+    "randomisation": judge_randomisation,
+    "label_randomisation": judge_label_randomisation,
 }
 
 
 def applies(metric: AnyMetric, method: MethodSpec, request: MethodRequest) -> bool:
     """Whether a metric says anything of a method's maps. Where it does not, there are no rows."""
     if metric.metric in ("path_monotonicity", "baseline"):
-        one_path = isinstance(request.source, StraightPath | BlurPath | GuidedPath)
-        return one_path and request.smooth is None
+        return walks_one_path(request)
     if metric.metric == "completeness":
         return method_info(method.name).completeness and request.smooth is None
     if metric.metric == "stability":

@@ -12,10 +12,12 @@ from gradattr.manifest.evaluate import STAND_INS, EvaluateManifest
 from gradattr.manifest.kinds import KINDS
 from gradattr.manifest.metrics import AgreementMetric, curves_of, measures_of
 from gradattr.manifest.model import AnyModel
+from gradattr.manifest.robustness_metrics import LabelRandomisationMetric
 from gradattr.plan import Stage, Task
 from gradattr.storage.commit import read_commit, read_run
 from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import method_id
+from gradattr.work.evaluate.label_model import label_role, label_spec
 from gradattr.work.planning.indexes import Indexes
 from gradattr.work.planning.prepare_attribute import expected_rows, models_of, shard_tasks, survey
 from gradattr.work.planning.prepared import Prepared, assemble_run
@@ -47,7 +49,11 @@ def prepare_evaluate(manifest: EvaluateManifest, store: ObjectStore, indexes: In
 def judged_models(manifest: EvaluateManifest) -> dict[str, AnyModel]:
     """By role: the explained model, those of the methods 'linear', and those of the sanity checks
     that train one."""
-    return models_of(manifest)
+    return models_of(manifest) | {
+        label_role(metric): label_spec(manifest, metric)
+        for metric in manifest.metrics
+        if isinstance(metric, LabelRandomisationMetric)
+    }
 
 
 def with_attributions(
