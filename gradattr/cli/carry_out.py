@@ -8,9 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
+from gradattr.cli.check import asked_by, print_verdicts, raise_if_failed
 from gradattr.cli.output import clean, human_seconds, print_json
+from gradattr.manifest.kinds import Manifest
+from gradattr.metrics.checks import Verdict
+from gradattr.report.results import Run
+from gradattr.report.verdicts import check_with_jobs, verdict_json
 from gradattr.runtime.driver import RunResult, run
 from gradattr.runtime.progress import Event, Listener
+from gradattr.storage.objects import open_store
 from gradattr.work.manifests import load_manifest
 
 #: Seconds between two plain progress lines.
@@ -24,10 +30,20 @@ def run_manifest(path: str, overrides: list[str], as_json: bool) -> None:
     manifest = load_manifest(path, overrides=overrides)
     with _listener(as_json) as listener:
         result = run(manifest, listener=listener)
+    verdicts = _verdicts(manifest, result.run_id)
     if as_json:
-        print_json(asdict(result))
-        return
-    _print_result(result)
+        print_json({**asdict(result), "checks": [verdict_json(one) for one in verdicts]})
+    else:
+        _print_result(result)
+        if verdicts:
+            print_verdicts(verdicts)
+    raise_if_failed(result.run_id, verdicts)
+
+
+def _verdicts(manifest: Manifest, run_id: str) -> list[Verdict]:
+    """What becomes of the manifest's checks, once the run is committed."""
+    asked = asked_by(manifest)
+    return check_with_jobs(Run(open_store(manifest.store), run_id), asked) if asked else []
 
 
 def _print_result(result: RunResult) -> None:
@@ -37,7 +53,8 @@ def _print_result(result: RunResult) -> None:
         )
     else:
         of = "of them" if result.unit == "rows" else "rows"
-        bad = f", {result.bad_rows} {of} bad (see table 'errors')" if result.bad_rows else ""
+        where = "tables 'errors' of its jobs" if result.unit == "jobs" else "see table 'errors'"
+        bad = f", {result.bad_rows} {of} bad ({where})" if result.bad_rows else ""
         print(f"Committed {result.run_id}: {result.rows} {result.unit}{bad}.")
     print(f"  {result.uri}")
     print(f"  gradattr show {result.uri}")

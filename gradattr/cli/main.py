@@ -235,6 +235,25 @@ def plot(
 
 
 @app.command(rich_help_panel="Look")
+def check(
+    run: RunArg,
+    junit: Annotated[
+        str | None, typer.Option("--junit", metavar="FILE", help="Also write JUnit XML here.")
+    ] = None,
+    report: Annotated[
+        str | None, typer.Option("--report", metavar="FILE", help="Also write JSON here.")
+    ] = None,
+    store: StoreOption = "results",
+    endpoint_url: EndpointOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a committed run's checks, or those of a manifest's file: exit 1 when one fails."""
+    from gradattr.cli.check import check_stored
+
+    check_stored(run, junit, report, store, endpoint_url, as_json)
+
+
+@app.command(rich_help_panel="Look")
 def query(
     run: RunArg,
     sql: Annotated[

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from gradattr.storage.commit import create_run
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
-from gradattr.storage.runs import list_runs, progress
+from gradattr.storage.runs import list_runs, progress, run_before
 
 from .conftest import SmallRun
 
@@ -51,3 +52,21 @@ def test_progress(any_store: ObjectStore, small_run: Make) -> None:
     after = progress(any_store, run.json)
     assert after.committed
     assert after.stages[0].rows_done == 16
+
+
+def test_the_run_before(any_store: ObjectStore, small_run: Make) -> None:
+    runs = [small_run(seed=seed) for seed in (3, 1, 2)]
+    assert [run.run_id for run in runs] != sorted(run.run_id for run in runs)
+    for run in runs:
+        run.write(any_store)
+        time.sleep(1.1 if any_store.spec.url.startswith("s3") else 0.02)  # what the clock can tell
+    other = small_run(seed=4)
+    other.json["manifest"] = {"name": "small", "kind": "train"}
+    other.write(any_store)
+    create_run(any_store, small_run(seed=5).json)
+    any_store.put_new("runs/half/run.json", b'{"run_id": "half"}')
+    assert [run_before(any_store, run.run_id) for run in runs] == [
+        None,
+        runs[0].run_id,
+        runs[1].run_id,
+    ]

@@ -21,6 +21,7 @@ from gradattr.work.context import MAIN, RunContext
 from gradattr.work.diffroar.audit import base_models, learners
 from gradattr.work.modules import example_input
 from gradattr.work.planning.check_audit import audit_notes
+from gradattr.work.planning.check_checks import check_checks
 from gradattr.work.planning.check_methods import check_methods_fit
 from gradattr.work.planning.check_patching import patching_notes
 from gradattr.work.planning.check_tfa import check_layers, check_parts, tfa_notes
@@ -35,10 +36,11 @@ def preflight(context: RunContext) -> list[str]:
 
     Raises ModelError for weights that are missing, damaged, not finite or of another
     architecture, and for a model that does not take the data's shape; MethodError for methods that
-    do not fit their model; UsageError for a CUDA
-    device that the tasks will not have.
+    do not fit their model; UsageError for a CUDA device that the tasks will not have, and for
+    checks that no such run could pass.
     """
     _check_device(context)
+    check_checks(context.manifest, open_store(context.manifest.store))
     notes: list[str] = []
     manifest = context.manifest
     if isinstance(manifest, PatchingManifest):
@@ -70,6 +72,7 @@ def preflight_run(prepared: Prepared, done: Collection[str] = ()) -> list[str]:
     note with the job's name."""
     if not prepared.jobs:
         return preflight(prepared.context)
+    check_checks(prepared.context.manifest, open_store(prepared.context.manifest.store))
     left = {name: job.context for name, job in prepared.jobs.items() if name not in done}
     notes = for_every_job(left, preflight)
     return [f"{name}: {note}" for name, found in notes.items() for note in found]
