@@ -125,6 +125,11 @@ def _imagenet(folder: Path) -> None:
     (folder / "models/convnext_tiny.safetensors").write_bytes(weights)
 
 
+def _imagenet_validation(folder: Path) -> None:
+    (folder / "data/imagenet").mkdir(parents=True)
+    _tar(folder / "data/imagenet/val-000.tar", count=4)
+
+
 def _tar(path: Path, count: int) -> None:
     with tarfile.open(path, "w") as archive:
         for i in range(count):
@@ -169,6 +174,8 @@ NEEDS: dict[str, Callable[[Path], None]] = {
     "paper_imagenet10_resnet18": _imagenet10,
     "paper_tfa_insertion": _cifar10_in_three,
     "paper_tfa_patch": _cifar10_of_three,
+    "paper_uni_cifar10": _cifar10,
+    "paper_uni_imagenet": _imagenet_validation,
     "patching_gpt2": _gpt2,
     "patching_folder": _own_language_model,
 }

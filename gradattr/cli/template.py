@@ -179,6 +179,63 @@ store: results             # a folder, or s3://bucket/prefix
 """
 
 
+_EVALUATION = """\
+# {name}: which method's maps can be relied on, for this model and this data?
+#   gradattr metrics       what they measure, and what they cost
+#   gradattr plan FILE     what would be done, how long, how large
+#   gradattr run FILE      do it, and make the checks; running it again resumes
+#   gradattr show FILE     means, intervals, ranks;  gradattr plot FILE  curves and agreement
+# For completion and checks in an editor:
+#   gradattr schema > schema.json
+# yaml-language-server: $schema=schema.json
+version: 1
+kind: evaluate
+name: {name}
+seed: 0
+
+# 1 797 handwritten digits, 8x8 grey, inside the package: no download.
+# In place of data, model and methods: attributions: run:<id> judges the maps of a run.
+data: {format: digits, split: test}
+
+model:
+  arch: cnn                # linear, mlp, cnn, resnet18, torchvision:<name>, python:<module>:<fn>
+  width: 16
+  train:                   # or 'weights: <url of a .safetensors or state dict>'
+    data: {format: digits, split: train}
+    optimizer: adam
+    lr: 0.002
+    epochs: 15
+
+target: prob_pred          # the scalar that is explained
+methods:                   # 'gradattr methods' lists them all
+  - saliency
+  - input_x_gradient
+  - {name: integrated_gradients, steps: 30, baseline: black}
+  - uni
+  - random                 # the control that the others must beat
+
+metrics:                   # 'gradattr metrics' lists them all
+  - deletion
+  - insertion
+  - {metric: mu_fidelity, subsets: 100, grid: 8}
+  - path_monotonicity
+  - completeness
+  - {metric: attack, images: 20}       # makes every map 31 times: few images, drawn by the seed
+  - {metric: randomisation, images: 50}
+  - agreement
+  - cost
+
+checks:                    # exit code 1 if one fails; 'gradattr check' makes them again
+  - {check: summary, metric: insertion_auc, method: uni, better_than: random}
+store: results             # a folder, or s3://bucket/prefix
+"""
+
+
+def evaluation_template(name: str) -> str:
+    """The text of a manifest of kind evaluate on the embedded digits."""
+    return _EVALUATION.replace("{name}", name)
+
+
 def patching_template(name: str) -> str:
     """The text of a manifest of kind patching."""
     return _PATCHING.replace("{name}", name)

@@ -257,12 +257,48 @@ def _manifests() -> st.SearchStrategy[dict[str, Any]]:
         {"kind": "train", "name": "a-b", "model": _models(trained=True)},
         {**shared, "preprocess": steps},
     )
+    more = {"preprocess": steps, "shard_rows": (1, 1000), "errors": {}}
     return st.one_of(
         attribute,
         train,
+        _evaluations(shared, more),
         _audits({**shared, "preprocess": steps}),
         _training_attributions({**shared, "preprocess": steps}),
         _patchings(shared),
+    )
+
+
+def _metrics() -> st.SearchStrategy[Any]:
+    forward = {"images": (None, 3), "score": "logit", "precision": "bf16"}
+    one = st.one_of(
+        st.sampled_from(
+            ["path_monotonicity", "baseline", "completeness", "complexity", "cost", "attack"]
+        ),
+        _part(
+            {"metric": ("deletion",)},
+            {**forward, "fill": ("black", "blur", 0, -0.5), "rank": "magnitude", "kernel": 5},
+        ),
+        _part({"metric": "insertion"}, {**forward, "start": "mean", "per_pixel": False}),
+        _part({"metric": "mu_fidelity"}, {**forward, "subsets": 9, "share": 0.5, "grid": 4}),
+        _part({"metric": "road"}, {**forward, "percentages": ([5, 50.5],), "noise": 0}),
+        _part({"metric": "infidelity"}, {**forward, "perturbation": "square", "size": 3}),
+        _part({"metric": "attack"}, {"kind": "gradient", "eps": 0.1, "candidates": 0, "top": 9}),
+        _part({"metric": "sensitivity"}, {"radius": 0.1, "norm": "l2", "samples": 2}),
+        _part({"metric": "stability"}, {"steps": ([1, 2],), "top": 5}),
+        _part({"metric": "randomisation"}, {"order": "independent", "modules": (["fc"],)}),
+        _part({"metric": "label_randomisation", "train": _train()}, {"top": 5}),
+        _part({"metric": "complexity"}, {"threshold": 0.5}),
+    )
+    found = st.lists(one, min_size=1, max_size=3)
+    return found.map(lambda metrics: _with_ids(metrics, "metric"))
+
+
+def _evaluations(shared: dict[str, Any], more: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    head = {"kind": "evaluate", "name": ("e", "e-1"), "metrics": _metrics()}
+    asked = {"data": _data(), "model": _models(trained=False), "methods": _methods()}
+    return st.one_of(
+        _part({**head, **asked}, {**shared, **more, "target": ("prob_pred", 0, "logit_true")}),
+        _part({**head, "attributions": "run:maps-0123abcd"}, {**shared, "shard_rows": 7}),
     )
 
 
