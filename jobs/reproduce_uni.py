@@ -104,15 +104,13 @@ def _print_tables(found: Run, manifest: EvaluateManifest) -> None:
             f"{found.run_id}: table {title}; mean [95 %], rank; (published)",
             ["method", *columns],
             [
-                [method, *(_cell(cells, method, metric, model) for metric in columns)]
+                [method, *(cell(cells, method, metric, model) for metric in columns)]
                 for method in found.methods
             ],
         )
 
 
-def _cell(
-    cells: dict[tuple[str, str], dict[str, Any]], method: str, metric: str, model: str
-) -> str:
+def cell(cells: dict[tuple[str, str], dict[str, Any]], method: str, metric: str, model: str) -> str:
     row = cells.get((method, metric))
     if row is None or row["mean"] is None:
         return ""
