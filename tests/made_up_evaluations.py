@@ -162,7 +162,7 @@ class MadeUpEvaluation:
                 {
                     "curve": curve,
                     "x": list(CURVES[curve] or ()) or None,
-                    "labels": None if CURVES[curve] else list(self.modules),
+                    "labels": None,
                 }
                 for curve in self.curves
             ],
@@ -171,8 +171,14 @@ class MadeUpEvaluation:
             "stage": "judge",
         }
 
+    def extra(self, rows: np.ndarray) -> dict[str, Any]:
+        """Of a shard's record: names of the steps of a curve that has no places."""
+        staged = [curve for curve in self.curves if not CURVES[curve]]
+        labels = {curve: list(self.modules) for curve in staged}
+        return {"rows": len(rows), "curve_labels": labels if len(rows) else {}}
+
     def task(self) -> Task:
-        return Task("statistics", "statistics", 1, self.payload())
+        return Task("statistics", "statistics", self.images, self.payload())
 
     def context(self, store: ObjectStore) -> RunContext:
         metrics = dict.fromkeys(
@@ -210,7 +216,7 @@ class MadeUpEvaluation:
             writer = ShardWriter(store, context.run_id, context.fingerprint, "judge", key)
             for name, columns in self.tables(rows).items():
                 writer.append(name, make_table(name, columns))
-            writer.finish(len(rows), rows.tolist(), {"rows": len(rows)})
+            writer.finish(len(rows), rows.tolist(), self.extra(rows))
         return context
 
     def write(self, store: ObjectStore) -> Commit:
@@ -224,7 +230,7 @@ class MadeUpEvaluation:
             "judge": (["scores", "sample_curves", "sample_agreement"], self.parts),
             "statistics": (
                 ["summary", "differences", "curves", "agreement"],
-                {"statistics": np.zeros(1)},
+                {"statistics": np.zeros(self.images)},
             ),
         }
         return {

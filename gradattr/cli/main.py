@@ -46,7 +46,8 @@ def init(
         str,
         typer.Option(
             help="attribute: maps of a data set; diffroar: can they be trusted? tfa: which "
-            "training images explain a prediction? patching: where a language model's answer is."
+            "training images explain a prediction? patching: where a language model's answer is; "
+            "evaluate: which method's maps to rely on; audit: several of these under one name."
         ),
     ] = "attribute",
 ) -> None:
@@ -178,12 +179,13 @@ def show(
         str | None,
         typer.Option(
             help="Also draw to this file: a contact sheet of maps; an audit's curves; the first "
-            "query of kind tfa."
+            "query of kind tfa; the metrics of kind evaluate."
         ),
     ] = None,
 ) -> None:
     """Show a committed run on one screen: accuracy, methods, completeness gaps, bad rows; of an
-    audit its DiffROAR scores and verdicts; of kind tfa the strongest pairs and the maps' tests."""
+    audit its DiffROAR scores and verdicts; of kind tfa the strongest pairs and the maps' tests; of
+    kind evaluate every metric's methods by rank; of kind audit a line per job."""
     from gradattr.cli.stored import show_run
 
     show_run(run, store, endpoint_url, as_json, png)
@@ -195,7 +197,8 @@ def plot(
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="DiffROAR audits, or one run of kind tfa: ids, URLs, or manifests' files.",
+            help="DiffROAR audits, or one run of kind tfa or evaluate: ids, URLs, or manifests' "
+            "files.",
         ),
     ],
     output: Annotated[
@@ -203,8 +206,8 @@ def plot(
         typer.Option(
             "--output",
             "-o",
-            help="File to write: .png, .svg or .pdf (default curves.png); of kind tfa also a "
-            "folder for a figure per query (default: the run's id).",
+            help="File to write: .png, .svg or .pdf (default curves.png); of kinds tfa and "
+            "evaluate also a folder for all figures (default: the run's id).",
         ),
     ] = None,
     pred_power: Annotated[
@@ -224,14 +227,20 @@ def plot(
         typer.Option("--top", min=1, help="tfa: images of either side, at most (default 5)."),
     ] = None,
     store: StoreOption = "results",
+    figure: Annotated[
+        str | None,
+        typer.Option("--figure", help="evaluate: curves, metrics or agreement alone."),
+    ] = None,
     endpoint_url: EndpointOption = None,
 ) -> None:
-    """Draw the DiffROAR curves of committed audits, side by side; or, of a run of kind tfa, each
-    query with the training images that helped and harmed it, and the insertion test."""
+    """Draw the DiffROAR curves of committed audits, side by side; of a run of kind tfa, each query
+    with the training images that helped and harmed it, and the insertion test; of kind evaluate
+    its curves, its metrics with intervals, and how methods agree."""
     from gradattr.cli.plots import plot_runs
 
     chosen = {"query": query, "method": method, "map_method": map_method, "top": top}
     plot_runs(runs, output, pred_power, chosen, store, endpoint_url)
+    chosen["figure"] = figure
 
 
 @app.command(rich_help_panel="Look")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradattr.cli.evaluation import print_evaluation
 from gradattr.cli.locate import locate, open_root
 from gradattr.cli.output import human_bytes, number, print_json, print_table
 from gradattr.cli.patching import print_patching
@@ -92,6 +93,10 @@ def show_run(
         from gradattr.report.training_images import TrainingImages
 
         TrainingImages(opened).plot(0, png)
+    elif png is not None and summary["evaluation"]:
+        from gradattr.report.metric_figures import plot_evaluation
+
+        plot_evaluation(opened, "metrics", png)
     elif png is not None:
         from gradattr.report.contact_sheet import contact_sheet
 
@@ -101,8 +106,8 @@ def show_run(
         return
     _print_summary(summary)
     if png is not None:
-        drawn = "Curves" if summary["diffroar"] else "Contact sheet"
-        print(f"{'Query 0' if summary['tfa'] else drawn}: {png}")
+        drawn = {"diffroar": "Curves", "tfa": "Query 0", "evaluate": "Metrics"}
+        print(f"{drawn.get(summary['kind'], 'Contact sheet')}: {png}")
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
@@ -139,6 +144,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
     print_scores(summary)
     print_training(summary)
     print_patching(summary)
+    print_evaluation(summary)
 
 
 def _size(summary: dict[str, Any]) -> str:

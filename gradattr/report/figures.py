@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradattr.errors import UsageError
 
@@ -18,6 +19,16 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 #: Inches of a row of the legend, and rows for which there is room.
 _LEGEND_ROW, _LEGEND_ROWS = 0.18, 2
 KINDS = ("png", "svg", "pdf")
+_DASHES = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))
+
+
+class MethodStyle(NamedTuple):
+    """How a method's lines and points are drawn."""
+
+    colour: str
+    marker: str
+    dash: Any
+    """As matplotlib takes it."""
 
 
 def new_figure(width: float, height: float, layout: Any = None) -> Figure:
@@ -37,6 +48,28 @@ def line_styles(count: int) -> list[tuple[str, str]]:
         (_COLOURS[i % len(_COLOURS)], _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)])
         for i in range(count)
     ]
+
+
+def method_styles(methods: Sequence[str], random: str | None = None) -> dict[str, MethodStyle]:
+    """How each method is drawn, in every figure of a run: colours come again after seven methods,
+    with another marker and another dash, up to 28 that differ. ``random`` is black, and dotted."""
+    coloured = [method for method in methods if method != random]
+    found = {
+        method: MethodStyle(*style, _DASHES[place // len(_COLOURS) % len(_DASHES)])
+        for place, (method, style) in enumerate(
+            zip(coloured, line_styles(len(coloured)), strict=True)
+        )
+    }
+    return {method: found.get(method, MethodStyle("#000000", ".", ":")) for method in methods}
+
+
+def clean_axis(axis: Any, *, grid: str) -> None:
+    """Small ticks, faint lines along one direction behind everything, and no box."""
+    axis.tick_params(labelsize=7.5)
+    axis.grid(axis=grid, color="0.92", linewidth=0.6, zorder=0)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
 
 
 def figure_kind(path: str | Path) -> str:

@@ -193,6 +193,13 @@ def _strongest(entry: dict[str, Any]) -> list[object]:
     pairs = [_shown(side.get(name)) for side in sides for name in ("train_id", "score")]
     names = ("method", "query_id", "query_label", "query_predicted")
     return [*(_shown(entry[name]) for name in names), *pairs]
+        elif summary["evaluation"]:
+            names = ("metric", "method", "n", "mean", "low", "high", "rank", "tied with")
+            cells = [
+                _judged(metric["metric"], row)
+                for metric in summary["evaluation"]["metrics"]
+                for row in metric["methods"]
+            ]
 
 
 def _percent(share: float | None) -> str:
@@ -203,3 +210,9 @@ def _shown(value: object) -> object:
     if value is None:
         return ""
     return f"{value:.3g}" if isinstance(value, float) else value
+def _judged(metric: str, row: dict[str, Any]) -> list[object]:
+    """A method's place in a metric."""
+    numbers = [_shown(row[name]) for name in ("n", "mean", "low", "high", "rank")]
+    return [metric, row["method"], *numbers, ", ".join(row["tied_with"] or ())]
+
+

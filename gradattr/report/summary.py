@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradattr.report.evaluation_summary import summarise_evaluation
 from gradattr.report.patching_summary import summarise_patching
 from gradattr.report.summarised import Summarised
 from gradattr.report.training_summary import summarise_training
@@ -41,7 +42,8 @@ FROM trials GROUP BY variant ORDER BY min("row")
 def summarise(run: Summarised) -> dict[str, Any]:
     """JSON of what ``gradattr show`` prints: rows, bytes, accuracy, a line per method, training; of
     an audit its trials, and the scores of every scheme and level; of kind tfa its pairs and how its
-    maps are judged; of kind patching its baselines and how faithful the estimates are."""
+    maps are judged; of kind patching its baselines and how faithful the estimates are; of kind
+    evaluate every metric's methods by rank."""
     summary: dict[str, Any] = {
         "run_id": run.run_id,
         "uri": run.uri,
@@ -56,6 +58,7 @@ def summarise(run: Summarised) -> dict[str, Any]:
         "pred_power": [],
         "tfa": summarise_training(run),
         "patching": summarise_patching(run),
+        "evaluation": summarise_evaluation(run),
         "class_names": run.inputs.get("class_names"),
         "errors": {},
         "notes": [],

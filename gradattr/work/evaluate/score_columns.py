@@ -31,6 +31,8 @@ _KEPT = {
         "row", "first", "second", "spearman", "spearman_magnitude", "top_overlap",
     ],
 }  # fmt: skip
+#: What to do about shards that contradict each other.
+RUN_AGAIN = "delete the records of the stage 'judge' and run the same command again"
 AGREEMENT_MEASURES = ("spearman", "spearman_magnitude", "top_overlap")
 
 
@@ -92,7 +94,7 @@ def aligned(what: str, found: Mapping[Key, Parts]) -> dict[Key, Numbers]:
         if len(np.unique(rows)) < len(rows):
             raise ShardError(
                 f"{what}: {len(rows) - len(np.unique(rows))} images of {_named(key)} stand there "
-                f"twice; {_AGAIN}"
+                f"twice; {RUN_AGAIN}"
             )
         for rows, values in parts:
             if values.size:
@@ -111,15 +113,12 @@ def drop_infinite(columns: Mapping[Key, Numbers]) -> int:
     return count
 
 
-_AGAIN = "delete the records of that stage and run the same command again"
-
-
 def _shape(what: str, parts: Sequence[Numbers]) -> tuple[int, ...]:
     """() of numbers, (steps,) of curves."""
     shapes = {values.shape[1:] for values in parts} - {(0,)}
     if len(shapes) > 1:
         lengths = " and ".join(str(steps) for (steps,) in sorted(shapes))
-        raise ShardError(f"{what}: some curves have {lengths} steps; {_AGAIN}")
+        raise ShardError(f"{what}: some curves have {lengths} steps; {RUN_AGAIN}")
     return next(iter(shapes), (0,))
 
 
@@ -155,7 +154,7 @@ def _rectangle(curve: str, lists: pa.ListArray) -> tuple[NDArray[np.bool_], Numb
     lengths = set(lists.drop_null().value_lengths().to_pylist())
     if len(lengths) > 1:
         some = " and ".join(str(steps) for steps in sorted(lengths))
-        raise ShardError(f"curve {curve}: some images have {some} steps; {_AGAIN}")
+        raise ShardError(f"curve {curve}: some images have {some} steps; {RUN_AGAIN}")
     flat = lists.flatten().to_numpy(zero_copy_only=False)
     return there, np.asarray(flat, np.float64).reshape(count, next(iter(lengths), 0))
 

@@ -18,9 +18,10 @@ from gradattr.storage.commit import read_run
 from gradattr.storage.objects import open_store
 from gradattr.storage.parts import stage_records
 from gradattr.storage.schemas import make_table, table_schema
-from gradattr.storage.shards import ShardWriter
+from gradattr.storage.shards import ShardRecord, ShardWriter
 from gradattr.work.context import RunContext
 from gradattr.work.evaluate.score_columns import (
+    RUN_AGAIN,
     Numbers,
     Parts,
     aligned,
@@ -56,7 +57,8 @@ def summarise_scores(context: RunContext, task: Task) -> dict[str, Any]:
     ``payload["stage"]``.
 
     ``task.payload``: ``metrics`` [{metric, higher_is_better}], ``curves`` [{curve, x, labels}] and
-    ``methods`` in the order of the tables, and whether there is ``agreement``. The tables are a
+    ``methods`` in the order of the tables, and whether there is ``agreement``. Labels of curves
+    that the plan does not know stand in the records, under ``curve_labels``. The tables are a
     function of the scores as a set: neither shards nor the order of rows matter.
 
     ShardError: a record is missing, an image stands there twice, or there is something that the
@@ -68,7 +70,8 @@ def summarise_scores(context: RunContext, task: Task) -> dict[str, Any]:
     records = stage_records(store, context.run_id, context.fingerprint, payload["stage"], keys)
     found = Found(context.manifest.seed, payload["methods"])
     add_scores(found, gather_scores(store, records), payload["metrics"])
-    add_curves(found, gather_curves(store, records), payload["curves"])
+    curves = [_labelled(curve, records) for curve in payload["curves"]]
+    add_curves(found, gather_curves(store, records), curves)
     if payload["agreement"]:
         add_agreement(found, gather_agreement(store, records))
     writer = ShardWriter(store, context.run_id, context.fingerprint, task.stage, task.key)
@@ -78,6 +81,20 @@ def summarise_scores(context: RunContext, task: Task) -> dict[str, Any]:
     extra = {"rows": task.rows, "bad_rows": 0, "infinite": found.infinite}
     writer.finish(rows=task.rows, row_ids=None, extra=extra)
     return extra
+
+
+def _labelled(curve: Mapping[str, Any], records: Sequence[ShardRecord]) -> Row:
+    """A curve of the plan, with labels of its steps where the plan has neither those nor places."""
+    name = curve["curve"]
+    said = (record.extra.get("curve_labels", {}).get(name) for record in records)
+    labels = {tuple(names) for names in said if names}
+    if curve["x"] or curve["labels"] or not labels:
+        return dict(curve)
+    if len(labels) > 1:
+        raise ShardError(
+            f"curve {name}: the steps have different names in different shards; {RUN_AGAIN}"
+        )
+    return {**curve, "labels": list(labels.pop())}
 
 
 def add_scores(
@@ -115,9 +132,8 @@ def add_curves(
         lengths = {values.shape[1] for values in columns.values()} - {0}
         if len(lengths | ({len(places)} if places else set())) > 1:
             raise ShardError(
-                f"curve {name}: has {' and '.join(map(str, sorted(lengths)))} steps, and the plan "
-                f"says {len(places) if places else 'one number of them'}; delete the records of "
-                "that stage and run the same command again"
+                f"curve {name}: has {' and '.join(map(str, sorted(lengths)))} steps, expected "
+                f"{len(places) if places else 'one number of them'}; {RUN_AGAIN}"
             )
         steps = range(len(places) if places else next(iter(lengths), 0))
         by_step = {
@@ -198,6 +214,5 @@ def _known(what: str, names: Iterable[str], planned: Sequence[str]) -> None:
     if unknown:
         raise ShardError(
             f"{what} {', '.join(unknown)}: is in the records and not in the plan, which has "
-            f"{', '.join(planned) or 'none'}; delete the records of that stage and run the same "
-            "command again"
+            f"{', '.join(planned) or 'none'}; {RUN_AGAIN}"
         )

@@ -219,6 +219,15 @@ def test_curves_of_other_lengths_are_named(x: list[float] | None) -> None:
         add_curves(Found(0, ["a", "b"]), {"deletion": scores}, curves)
 
 
+def test_stages_with_other_names_in_another_shard_are_named(tmp_path: Path) -> None:
+    made, store = MadeUpEvaluation(shards=2), open_store(str(tmp_path))
+    labels = iter([list(MODULES), ["fc", "conv1"]])
+    made.extra = lambda rows: {"curve_labels": {"randomisation_spearman": next(labels)}}  # type: ignore[method-assign]
+    context = made.begin(store)
+    with pytest.raises(ShardError, match="randomisation_spearman: the steps have different names"):
+        summarise_scores(context, made.task())
+
+
 def test_a_method_without_any_curve_has_rows_without_a_mean() -> None:
     found = Found(0, ["a"])
     curves = [{"curve": "deletion", "x": [0.0, 1.0], "labels": None}]
