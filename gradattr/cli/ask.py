@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gradattr.cli.bundle import print_sum
+from gradattr.cli.bundle_template import bundle_template
 from gradattr.cli.output import human_bytes, human_seconds, print_json, print_table
 from gradattr.cli.template import (
     audit_template,
+    evaluation_template,
     manifest_template,
     patching_template,
     training_template,
@@ -26,6 +29,8 @@ def init_manifest(kind: str, data: str, name: str) -> None:
         "diffroar": audit_template(name),
         "tfa": training_template(name),
         "patching": patching_template(name),
+        "audit": bundle_template(name),
+        "evaluate": evaluation_template(name),
     }
     if kind not in templates:
         raise UsageError(f"--kind {kind!r}: expected {listing(templates)}")
@@ -39,16 +44,17 @@ def init_manifest(kind: str, data: str, name: str) -> None:
 
 def validate_manifest(path: str, overrides: list[str], as_json: bool) -> None:
     manifest = load_manifest(path, overrides=overrides)
-    from gradattr.work.planning.preflight import preflight
+    from gradattr.work.planning.preflight import preflight_run
     from gradattr.work.planning.prepare import prepare
 
     prepared = prepare(manifest)
-    notes = preflight(prepared.context)
+    notes = preflight_run(prepared)
     plan = prepared.plan
     if as_json:
         print_json({"valid": True, "run_id": plan.run_id, "rows": plan.rows, "notes": notes})
         return
-    print(f"{Path(path).name}: valid. Run {plan.run_id}, {plan.rows} rows.")
+    size = f"{plan.rows} {'jobs' if prepared.jobs else 'rows'}"
+    print(f"{Path(path).name}: valid. Run {plan.run_id}, {size}.")
     for note in notes:
         print(f"  {note}")
 
@@ -57,18 +63,36 @@ def show_plan(path: str, overrides: list[str], probe: bool, as_json: bool) -> No
     manifest = load_manifest(path, overrides=overrides)
     from gradattr.storage.objects import open_store
     from gradattr.work.planning.estimate import estimate
-    from gradattr.work.planning.preflight import preflight
+    from gradattr.work.planning.estimate_bundle import estimate_audit
+    from gradattr.work.planning.preflight import preflight_run
     from gradattr.work.planning.prepare import prepare
 
     store = open_store(manifest.store)
     prepared = prepare(manifest, store)
     # What cannot be carried out has no plan.
-    preflight(prepared.context)
-    report = estimate(prepared, store, probe=probe)
+    preflight_run(prepared)
+    report = (estimate_audit if prepared.jobs else estimate)(prepared, store, probe=probe)
     if as_json:
         print_json(report)
         return
-    _print_plan(report)
+    if prepared.jobs:
+        _print_audit_plan(report)
+    else:
+        _print_plan(report)
+
+
+def _print_audit_plan(report: dict[str, Any]) -> None:
+    """Every job's plan under its name, and the sum."""
+    for name, job in report["jobs"].items():
+        print(f"Job {name}")
+        _print_plan(job | {"probe": ""})
+        print()
+    done = " (already complete)" if report["committed"] else ""
+    print(f"Audit {report['run_id']}{done}, fingerprint {report['fingerprint'][:16]}")
+    print_sum(report)
+    texts = list(dict.fromkeys(job["probe"] for job in report["jobs"].values() if job["probe"]))
+    for text in texts:
+        print(text)
 
 
 def _print_plan(report: dict[str, Any]) -> None:

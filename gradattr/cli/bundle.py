@@ -50,7 +50,8 @@ def print_jobs(summary: dict[str, Any]) -> None:
 
 
 def _size(job: dict[str, Any]) -> str:
-    return str(job["rows"]) if job["unit"] == "rows" else f"{job['rows']} {job['unit']}"
+    unit = "trials" if job["kind"] == "diffroar" else job["unit"]
+    return str(job["rows"]) if unit == "rows" else f"{job['rows']} {unit}"
 
 
 def _example(tables: list[str]) -> str:

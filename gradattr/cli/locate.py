@@ -34,7 +34,9 @@ def locate(run: str, store: str, endpoint_url: str | None) -> tuple[ObjectStore,
     ids = [summary.run_id for summary in list_runs(root)]
     if run in ids:
         return root, run
-    found = [run_id for run_id in ids if run_id.startswith(run)]
+    # 'weekly' means weekly-0123abcd rather than the runs of its jobs, weekly-quality-4567cdef.
+    found = [run_id for run_id in ids if run_id.rpartition("-")[0] == run]
+    found = found or [run_id for run_id in ids if run_id.startswith(run)]
     if len(found) == 1:
         return root, found[0]
     if found:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradattr.cli.bundle import print_jobs, print_progress
 from gradattr.cli.evaluation import print_evaluation
 from gradattr.cli.locate import locate, open_root
 from gradattr.cli.output import human_bytes, number, print_json, print_table
@@ -67,6 +68,9 @@ def show_status(run: str, store: str, endpoint_url: str | None, as_json: bool) -
         return
     state = "committed" if report.committed else "incomplete: the same `gradattr run` goes on"
     print(f"Run {run_id}: {state}")
+    if report.jobs:
+        print_progress(report)
+        return
     print_table(
         "",
         ["stage", "shards done", "shards", "rows done", "rows"],
@@ -85,6 +89,12 @@ def show_run(
     summary = summarise(opened)
     if png is not None and summary["patching"]:
         raise UsageError(f"--png: run {opened.run_id} is of kind 'patching' and has no pictures")
+    if png is not None and summary["jobs"]:
+        runs = ", ".join(job["run_id"] for job in summary["jobs"])
+        raise UsageError(
+            f"--png: run {opened.run_id} is an audit and has no pictures of its own; name the run "
+            f"of one of its jobs: {runs}"
+        )
     if png is not None and summary["diffroar"]:
         from gradattr.report.curves import panels_of, plot_curves
 
@@ -111,7 +121,8 @@ def show_run(
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
-    print(f"Run {summary['run_id']}: {_size(summary)}, {human_bytes(summary['bytes'])}")
+    size = summary["bytes"] + sum(job["bytes"] for job in summary["jobs"])
+    print(f"Run {summary['run_id']}: {_size(summary)}, {human_bytes(size)}")
     if summary["accuracy"] is not None:
         data = "the query data" if summary["tfa"] else "this data"
         print(f"Accuracy of the model on {data}: {summary['accuracy']:.2%}")
@@ -145,12 +156,14 @@ def _print_summary(summary: dict[str, Any]) -> None:
     print_training(summary)
     print_patching(summary)
     print_evaluation(summary)
+    print_jobs(summary)
 
 
 def _size(summary: dict[str, Any]) -> str:
     if summary["tfa"]:
         return ", ".join(f"{summary['tfa'][what]} {what}" for what in ("queries", "pairs", "maps"))
-    return f"{summary['rows']} {'trials' if summary['kind'] == 'diffroar' else 'rows'}"
+    units = {"diffroar": "trials", "audit": "jobs"}
+    return f"{summary['rows']} {units.get(summary['kind'], 'rows')}"
 
 
 def _print_training(rows: list[dict[str, Any]]) -> None:

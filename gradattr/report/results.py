@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from gradattr.errors import UsageError
 from gradattr.manifest.operation import Store
 from gradattr.report.summary import summarise
+from gradattr.storage.bundles import job_commits
 from gradattr.storage.commit import read_commit, read_run
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.query import open_query
@@ -43,7 +44,8 @@ class Run:
         self.run_id = run_id
         self.commit = read_commit(store, run_id)
         self._run_json = read_run(store, run_id)
-        self._query = open_query(store, self.commit)
+        self._jobs = job_commits(store, self._run_json, self.commit.records)
+        self._query = open_query(store, self.commit, jobs=self._jobs)
 
     @property
     def uri(self) -> str:
@@ -61,7 +63,7 @@ class Run:
 
     @property
     def rows(self) -> int:
-        """Input rows of the run's last stage."""
+        """Input rows of the run's last stage; of an audit its jobs."""
         return self.commit.rows[self.commit.records[-1].stage]
 
     @property
@@ -80,8 +82,22 @@ class Run:
 
     @property
     def tables(self) -> list[str]:
-        """Names of the tables that can be queried."""
-        return list(self.commit.tables)
+        """Names of the tables that can be queried; of an audit also those of its jobs, as
+        '<job>.<table>'."""
+        of_jobs = [f"{job}.{name}" for job, one in self._jobs.items() for name in one.tables]
+        return [*self.commit.tables, *of_jobs]
+
+    @property
+    def jobs(self) -> list[str]:
+        """Names of an audit's jobs, in its order; of any other kind none."""
+        return list(self._jobs)
+
+    def job(self, name: str) -> Run:
+        """The run of one of an audit's jobs. UsageError if it has no such job."""
+        if name not in self._jobs:
+            known = f"it has {', '.join(self._jobs)}" if self._jobs else "it is no audit"
+            raise UsageError(f"run {self.run_id} has no job {name!r}; {known}")
+        return Run(self.store, self._jobs[name].run_id)
 
     def sql(self, text: str, *, timeout_s: float = 60.0, max_rows: int | None = None) -> pa.Table:
         """The answer to one SELECT over the run's tables, as an Arrow table.
@@ -91,7 +107,11 @@ class Run:
         return self._query.sql(text, timeout_s=timeout_s, max_rows=max_rows)
 
     def table(self, name: str) -> pa.Table:
-        """A whole table (for 'maps', mind its size). ``.to_pandas()`` makes a data frame."""
+        """A whole table (for 'maps', mind its size), of a job as '<job>.<table>'. ``.to_pandas()``
+        makes a data frame."""
+        job, dot, of_job = name.partition(".")
+        if dot and job in self._jobs:
+            return read_table(self.store, self._jobs[job], of_job)
         return read_table(self.store, self.commit, name)
 
     def frame(self, name: str) -> pandas.DataFrame:
@@ -173,6 +193,13 @@ class Run:
             names = ("baseline", "method", "measure", "n", "mean", "low", "high")
             rows_of = summary["patching"]["faithfulness"]
             cells = [[_shown(row[name]) for name in names] for row in rows_of]
+        elif summary["evaluation"]:
+            names = ("metric", "method", "n", "mean", "low", "high", "rank", "tied with")
+            cells = [
+                _judged(metric["metric"], row)
+                for metric in summary["evaluation"]["metrics"]
+                for row in metric["methods"]
+            ]
         else:
             names = ("method", "rows", "bad", "median completeness gap")
             cells = [
@@ -193,13 +220,12 @@ def _strongest(entry: dict[str, Any]) -> list[object]:
     pairs = [_shown(side.get(name)) for side in sides for name in ("train_id", "score")]
     names = ("method", "query_id", "query_label", "query_predicted")
     return [*(_shown(entry[name]) for name in names), *pairs]
-        elif summary["evaluation"]:
-            names = ("metric", "method", "n", "mean", "low", "high", "rank", "tied with")
-            cells = [
-                _judged(metric["metric"], row)
-                for metric in summary["evaluation"]["metrics"]
-                for row in metric["methods"]
-            ]
+
+
+def _judged(metric: str, row: dict[str, Any]) -> list[object]:
+    """A method's place in a metric."""
+    numbers = [_shown(row[name]) for name in ("n", "mean", "low", "high", "rank")]
+    return [metric, row["method"], *numbers, ", ".join(row["tied_with"] or ())]
 
 
 def _percent(share: float | None) -> str:
@@ -210,9 +236,3 @@ def _shown(value: object) -> object:
     if value is None:
         return ""
     return f"{value:.3g}" if isinstance(value, float) else value
-def _judged(metric: str, row: dict[str, Any]) -> list[object]:
-    """A method's place in a metric."""
-    numbers = [_shown(row[name]) for name in ("n", "mean", "low", "high", "rank")]
-    return [metric, row["method"], *numbers, ", ".join(row["tied_with"] or ())]
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradattr.report.bundle_summary import summarise_jobs
 from gradattr.report.evaluation_summary import summarise_evaluation
 from gradattr.report.label_notes import label_notes
 from gradattr.report.patching_summary import summarise_patching
@@ -44,7 +45,7 @@ def summarise(run: Summarised) -> dict[str, Any]:
     """JSON of what ``gradattr show`` prints: rows, bytes, accuracy, a line per method, training; of
     an audit its trials, and the scores of every scheme and level; of kind tfa its pairs and how its
     maps are judged; of kind patching its baselines and how faithful the estimates are; of kind
-    evaluate every metric's methods by rank."""
+    evaluate every metric's methods by rank; of kind audit a line per job."""
     summary: dict[str, Any] = {
         "run_id": run.run_id,
         "uri": run.uri,
@@ -60,6 +61,7 @@ def summarise(run: Summarised) -> dict[str, Any]:
         "tfa": summarise_training(run),
         "patching": summarise_patching(run),
         "evaluation": summarise_evaluation(run),
+        "jobs": summarise_jobs(run, summarise),
         "class_names": run.inputs.get("class_names"),
         "errors": {},
         "notes": [],

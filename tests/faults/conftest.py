@@ -23,6 +23,7 @@ from tests.disturbed import (
     undisturbed_tfa,
 )
 from tests.small_audits import audit
+from tests.small_bundles import bundle
 from tests.small_runs import make_manifest, one_thread, table_of, weights
 from tests.small_tfa import tfa, tfa_store
 from tests.small_trainings import kept_once, training, undisturbed_kept
@@ -30,6 +31,7 @@ from tests.small_trainings import kept_once, training, undisturbed_kept
 __all__ = [
     "asks",
     "audit",
+    "bundle",
     "everything",
     "fresh_process",
     "kept_once",
