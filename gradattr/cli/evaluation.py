@@ -77,6 +77,12 @@ def print_evaluation(summary: dict[str, Any]) -> None:
             'method, mean, low, high, rank, tied_with FROM summary" --limit '
             f"{lines}, or gradattr plot {summary['run_id']}"
         )
+    chance = [metric["metric"] for metric in metrics if _won_by_chance(metric)]
+    if chance:
+        print_text(
+            f"Random maps are the best, or not told apart from them, in: {', '.join(chance)}. "
+            "These alone recommend no method."
+        )
     if found["unused"]:
         print_text(f"Applies to none of the methods: {', '.join(found['unused'])}")
     for line in missing_notes(metrics):
@@ -213,6 +219,12 @@ def _cell(row: Mapping[str, Any] | None, best: Mapping[str, Any] | None) -> str:
     return f"{number(row['mean'], 3)}{mark}"
 
 
+def _won_by_chance(metric: Metric) -> bool:
+    """Whether the method 'random' has the first rank, or is tied with what has it."""
+    best = [row for row in metric["methods"] if row["rank"] == 1]
+    return any(row["method"] == "random" or "random" in row["tied_with"] for row in best)
+
+
 def missing_notes(metrics: Sequence[Metric]) -> list[str]:
     """How many images have no value, and why; metrics that lack the same ones on one line."""
     lacking: dict[tuple[str, ...], list[str]] = {}
@@ -247,7 +259,7 @@ def _lacking(metric: Metric) -> Iterator[str]:
 
 
 def _two(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+    return "" if value is None else f"{value:.2f}".replace("-0.00", "0.00")
 
 
 def _print_agreement(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> None:

@@ -41,8 +41,9 @@ _WIDTH, _LINE, _AROUND = 2.5, 0.19, 0.95
 _COLUMNS = {12: 4, 20: 5, math.inf: 6}
 #: Characters of a panel's title on one line.
 _TITLE = 34
-#: Where values of one sign differ by more than this factor, the axis is logarithmic.
-_WIDE = 100
+#: Where means differ by more than this factor, the axis is logarithmic; not where they may be
+#: correlations or shares, of which one near 0 is no feat.
+_WIDE, _SHARES = 100, (0.1, 1.0)
 
 _DIRECTION = {True: "higher is better →", False: "← lower is better", None: "neither is better"}
 
@@ -128,8 +129,7 @@ def _metric_panel(
             [row["mean"]], [place], xerr=ends, color=style.colour, marker=style.marker,
             markersize=6 if style.marker == "." else 4.5, linewidth=1.2, capsize=2, zorder=3,
         )  # fmt: skip
-    values = [row[end] for row in present.values() for end in ("mean", "low", "high")]
-    _scale(axis, [value for value in values if value is not None])
+    _scale(axis, list(present.values()))
     for method in order:
         if method not in present:
             text = "no value" if method in found else "does not apply"
@@ -144,15 +144,23 @@ def _metric_panel(
     clean_axis(axis, grid="both")
 
 
-def _scale(axis: Any, values: Sequence[float]) -> None:
-    """Logarithmic where methods differ by orders of magnitude; else few ticks that fit."""
+def _scale(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Logarithmic where methods differ by orders of magnitude; else as many ticks as fit."""
     from matplotlib.ticker import MaxNLocator
 
-    if values and min(values) > 0 and max(values) > _WIDE * min(values):
+    means = [row["mean"] for row in rows]
+    if not means:
+        return
+    least, most = min(means), max(means)
+    share = _SHARES[0] <= most <= _SHARES[1]
+    if least > 0 and most > _WIDE * least and not share:
         axis.set_xscale("log")
         return
-    axis.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axis.margins(x=0.08)
+    low, high = axis.get_xlim()
+    decimals = max(0, 1 - math.floor(math.log10(high - low)))
+    letters = max(len(f"{end:.{decimals}f}") for end in (low, high))
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=max(2, 8 - letters)))
 
 
 def _broken(title: str) -> str:

@@ -113,6 +113,17 @@ def test_an_interval_has_the_digits_that_mean_something() -> None:
     assert written(0.25, None, None) == "0.25"
 
 
+def test_metrics_that_random_maps_win_are_named(gradattr: Any, store: Path) -> None:
+    equal = MadeUpEvaluation(
+        name="equal", methods={"a": 0.5, "b": 0.52, "random": 0.51}, agreement=False, curves=()
+    )
+    equal.write(open_store(str(store)))
+    done = gradattr("show", "equal", "--store", str(store))
+    said = "Random maps are the best, or not told apart from them, in: deletion_auc, insertion_auc"
+    assert said in done.out
+    assert "Random maps" not in gradattr("show", "made-up", "--store", str(store)).out
+
+
 def test_why_values_are_missing_is_counted() -> None:
     row = {"method": "lime", "n": 6, "missing": 4}
     why = [

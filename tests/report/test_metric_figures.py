@@ -133,6 +133,19 @@ def test_a_metric_over_orders_of_magnitude_has_a_logarithmic_axis(run: Run) -> N
     ]
 
 
+@pytest.mark.parametrize(
+    ("means", "scale"),
+    [((0.001, 0.9), "linear"), ((0.001, 3.0), "log"), ((1e-6, 0.01), "log"), ((-1, 300), "linear")],
+)
+def test_correlations_and_shares_are_never_on_a_logarithmic_axis(
+    means: tuple[float, float], scale: str
+) -> None:
+    row = {"metric": "m", "higher_is_better": True, "n": 9, "missing": 0, "low": None}
+    rows = [row | {"method": name, "mean": mean} for name, mean in zip("ab", means, strict=True)]
+    (axis,) = metrics_figure(rows, method_styles(["a", "b"])).axes
+    assert axis.get_xscale() == scale
+
+
 def test_a_line_per_method_with_its_band(run: Run) -> None:
     figure = curves_of(run)
     titles = [axis.get_title().split("\n")[0] for axis in figure.axes]
