@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from gradattr.manifest.metric_base import Above, Curve, Measure, MetricBase, Positive
 from gradattr.manifest.model import TrainSpec
 
+#: Beginning of the roles of models that are trained on permuted labels, before the metric's id.
+LABELS = "labels:"
+
 
 class AttackMetric(MetricBase):
     """Attribution robustness (Ghorbani et al. 2019): the image within the linf ball that keeps its

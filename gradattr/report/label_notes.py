@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-#: Beginning of the roles of such models, as the stage 'train' writes them.
-LABELS = "labels:"
+from gradattr.manifest.robustness_metrics import LABELS
+
 #: Training accuracy below which the check says little.
 BY_HEART = 0.95
 

@@ -6,14 +6,11 @@ from gradattr.attribution.evaluator import Evaluator
 from gradattr.manifest.evaluate import EvaluateManifest
 from gradattr.manifest.metrics import metric_id
 from gradattr.manifest.model import AnyModel
-from gradattr.manifest.robustness_metrics import LabelRandomisationMetric
+from gradattr.manifest.robustness_metrics import LABELS, LabelRandomisationMetric
 from gradattr.storage.objects import open_store
 from gradattr.work.attribute.loaded import Loaded
 from gradattr.work.context import RunContext
 from gradattr.work.modules import load_module, prepare_model
-
-#: Beginning of the roles of such models.
-LABELS = "labels:"
 
 
 def label_role(metric: LabelRandomisationMetric) -> str:

@@ -11,7 +11,9 @@ from pydantic import TypeAdapter
 from gradattr.attribution.requests import MethodRequest
 from gradattr.data.types import DataIndex
 from gradattr.manifest.attribute import AttributeManifest
+from gradattr.manifest.attributing import AttributingManifest
 from gradattr.manifest.diffroar import DiffRoarManifest
+from gradattr.manifest.evaluate import EvaluateManifest
 from gradattr.manifest.model import AnyModel
 from gradattr.manifest.patching import PatchingManifest
 from gradattr.manifest.tfa import TfaManifest
@@ -24,10 +26,17 @@ from gradattr.work.methods import map_channels, stand_in_requests
 from gradattr.work.patching.summarise import PATCH_STAGE
 from gradattr.work.planning.check_patching import patching_cost
 from gradattr.work.planning.estimate_audit import Costs, audit_costs, audit_size, rank_evaluations
+from gradattr.work.planning.estimate_evaluate import (
+    JudgeCost,
+    judge_cost,
+    judge_seconds,
+    metrics_json,
+)
 from gradattr.work.planning.estimate_tfa import tfa_costs, tfa_evaluations, tfa_size
 from gradattr.work.planning.preflight import first_look
 from gradattr.work.planning.prepare_attribute import ATTRIBUTE_STAGE
 from gradattr.work.planning.prepare_diffroar import RANK_STAGE
+from gradattr.work.planning.prepare_evaluate import JUDGE_STAGE
 from gradattr.work.planning.prepared import Prepared
 from gradattr.work.planning.probe import (
     attribution_seconds,
@@ -51,8 +60,14 @@ def estimate(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str
     manifest = context.manifest
     requests: list[MethodRequest] = []
     evaluations: dict[str, int] = {}
-    if isinstance(manifest, AttributeManifest):
+    judged: JudgeCost | None = None
+    if isinstance(manifest, AttributingManifest):
         requests = stand_in_requests(manifest, context.shape, context.num_classes)
+    if isinstance(manifest, EvaluateManifest):
+        network = first_look(context, MAIN, manifest.model).eval()
+        judged = judge_cost(context, network, plan.rows)
+        evaluations[JUDGE_STAGE] = judged.total
+    if isinstance(manifest, AttributeManifest):
         evaluations[ATTRIBUTE_STAGE] = plan.rows * evaluations_per_row(
             requests, context.num_classes, context.shape
         )
@@ -62,7 +77,7 @@ def estimate(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str
     traced = isinstance(manifest, TfaManifest)
     if traced:
         evaluations |= tfa_evaluations(context)
-    costs = _costs(prepared, requests) if probe else {}
+    costs = _costs(prepared, requests, judged) if probe else {}
     if isinstance(manifest, PatchingManifest):
         with task_threads(context):
             evaluations[PATCH_STAGE], each = patching_cost(context, plan.rows, probe=probe)
@@ -77,7 +92,8 @@ def estimate(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str
         "stages": [_stage(context, stage, done, evaluations, costs) for stage in plan.stages],
         "methods": _methods(context, requests),
         "maps": manifest.store.maps,
-        "map_bytes": _map_bytes(context, plan.rows) if requests else {},
+        "map_bytes": _map_bytes(context, plan.rows) if _keeps_maps(context) else {},
+        "metrics": [] if judged is None else metrics_json(judged),
         "audit": audit_size(context) if audit else None,
         "tfa": tfa_size(context) if traced else None,
         "probe": _probe_text(context) if probe else "",
@@ -139,7 +155,17 @@ def _map_bytes(context: RunContext, rows: int) -> dict[str, int]:
     return {choice: count * map_bytes_per_row(choice, shape) for choice in choices}
 
 
-def _costs(prepared: Prepared, requests: Sequence[MethodRequest]) -> Costs:
+def _keeps_maps(context: RunContext) -> bool:
+    """Whether the run makes maps of a data set; those of another run stay there."""
+    manifest = context.manifest
+    if isinstance(manifest, EvaluateManifest):
+        return manifest.attributions is None
+    return isinstance(manifest, AttributeManifest)
+
+
+def _costs(
+    prepared: Prepared, requests: Sequence[MethodRequest], judged: JudgeCost | None
+) -> Costs:
     """What each stage's tasks take on this machine with the threads that a task has."""
     context = prepared.context
     with task_threads(context):
@@ -153,8 +179,12 @@ def _costs(prepared: Prepared, requests: Sequence[MethodRequest]) -> Costs:
         if requests:
             spec = context.attribute_manifest.model
             model = first_look(context, MAIN, spec)
-            per_row = attribution_seconds(context, model, spec, requests)
-            costs[ATTRIBUTE_STAGE] = lambda task: per_row * task.rows
+            if judged is None:
+                per_row = attribution_seconds(context, model, spec, requests)
+            else:
+                per_row = judge_seconds(context, model, judged)
+            stage = ATTRIBUTE_STAGE if judged is None else JUDGE_STAGE
+            costs[stage] = lambda task: per_row * task.rows
         if isinstance(context.manifest, DiffRoarManifest):
             costs |= audit_costs(context)
         if isinstance(context.manifest, TfaManifest):

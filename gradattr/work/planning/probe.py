@@ -10,13 +10,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradattr.attribution.passes import attribute
 from gradattr.attribution.paths.unlearning import Unlearned
 from gradattr.attribution.requests import MethodRequest
 from gradattr.attribution.sources import OtherModel
 from gradattr.manifest.model import AnyModel
+from gradattr.metrics.imputation import impute
 from gradattr.models import build_model
 from gradattr.retraining import train_classifier
 from gradattr.work.context import RunContext
@@ -79,6 +80,15 @@ def attribution_seconds(
     context: RunContext, model: nn.Module, spec: AnyModel, requests: Sequence[MethodRequest]
 ) -> float:
     """Seconds per image of all requests, from one batch of the cheapest."""
+    evaluations = evaluations_per_row(requests, context.num_classes, context.shape)
+    return evaluation_seconds(context, model, spec, requests) * max(1, evaluations)
+
+
+def evaluation_seconds(
+    context: RunContext, model: nn.Module, spec: AnyModel, requests: Sequence[MethodRequest]
+) -> float:
+    """Seconds of one of the requests' evaluations, forward and back, from one batch of the
+    cheapest."""
     device = choose_device(context.manifest.engine, context.manifest.runtime)
     evaluator, _ = prepare_model(context, model, spec, device)
     batch_size = micro_batch(context, evaluator, device)
@@ -88,11 +98,9 @@ def attribution_seconds(
     cheapest = min(own or requests, key=lambda request: request.evaluations(*size) or 10**9)
     per_call = max(1, cheapest.evaluations(*size))
     count = max(1, batch_size // per_call)
-    x = example_input(context)[:1].to(device).expand(count, *context.shape).contiguous()
-    now = clock(device)
+    x = _images(context, count, device)
 
-    def once() -> float:
-        started = now()
+    def once() -> None:
         attribute(
             evaluator,
             x,
@@ -102,10 +110,48 @@ def attribution_seconds(
             normalization=normalization(context.preprocess, context.shape[0]),
             batch_size=batch_size,
         )
+
+    return _seconds(once, device) / (count * per_call)
+
+
+def forward_seconds(context: RunContext, model: nn.Module, spec: AnyModel) -> float:
+    """Seconds of a forward pass of one image, from one batch."""
+    device = choose_device(context.manifest.engine, context.manifest.runtime)
+    evaluator, _ = prepare_model(context, model, spec, device)
+    count = micro_batch(context, evaluator, device)
+    x = _images(context, count, device)
+    return _seconds(lambda: evaluator.logits(x), device) / count
+
+
+def imputation_seconds(context: RunContext) -> float:
+    """Seconds to fill in half of the pixels of one image from the others, on the CPU."""
+    count = max(1, min(_RANKED, _RANKED_VALUES // math.prod(context.shape)))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((count, *context.shape), generator=generator)
+    removed = torch.rand((count, *context.shape[1:]), generator=generator) < 0.5
+    removed[:, 0, 0] = False
+    return _seconds(lambda: impute(images, removed), images.device) / count
+
+
+def _images(context: RunContext, count: int, device: torch.device) -> Tensor:
+    """One made-up image, so many times."""
+    one = example_input(context)[:1].to(device)
+    return one.expand(count, *context.shape).contiguous()
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The quicker of two, after one that warms up."""
+    now = clock(device)
+
+    def once() -> float:
+        started = now()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         return now() - started
 
     once()
-    return min(once(), once()) / (count * per_call) * max(1, evaluations_per_row(requests, *size))
+    return min(once(), once())
 
 
 def ranking_seconds(context: RunContext) -> float:
@@ -114,15 +160,12 @@ def ranking_seconds(context: RunContext) -> float:
     bins = level_bins(manifest, shape)
     count = max(1, min(_RANKED, _RANKED_VALUES // math.prod(shape)))
     scores = torch.rand((count, *shape), generator=torch.Generator().manual_seed(0))
-    now = clock(scores.device)
+    mask = manifest.mask
 
-    def once() -> float:
-        started = now()
-        bins.rank(scores, range(count), ties=manifest.mask.ties, per_pixel=manifest.mask.per_pixel)
-        return now() - started
+    def order() -> Tensor:
+        return bins.rank(scores, range(count), ties=mask.ties, per_pixel=mask.per_pixel)
 
-    once()
-    return min(once(), once()) / count
+    return _seconds(order, scores.device) / count
 
 
 def epoch_seconds(context: RunContext, spec: AnyModel, rows: int, test_rows: int) -> float:

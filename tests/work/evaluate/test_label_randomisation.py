@@ -11,6 +11,7 @@ import torch
 
 from gradattr.manifest.evaluate import EvaluateManifest
 from gradattr.manifest.model import TrainSpec
+from gradattr.manifest.robustness_metrics import LabelRandomisationMetric
 from gradattr.metrics.randomisation import other_model
 from gradattr.models import read_trained
 from gradattr.report.summary import summarise
@@ -30,9 +31,15 @@ TRAIN = {"data": DATA, "optimizer": "adam", "lr": 0.01, "epochs": 120, "weight_d
 MLP = {"arch": "mlp", "hidden": [32], "train": TRAIN | {"test": DATA | {"split": "test"}}}
 
 
+def the_metric(manifest: EvaluateManifest) -> LabelRandomisationMetric:
+    (metric,) = manifest.metrics
+    assert isinstance(metric, LabelRandomisationMetric)
+    return metric
+
+
 def test_maps_of_the_model_of_permuted_labels(evaluation: Make) -> None:
     manifest = evaluation("label_randomisation", model=MLP)
-    (metric,) = manifest.metrics
+    metric = the_metric(manifest)
     spec, role = label_spec(manifest, metric), "labels:label_randomisation"
     found = finished(manifest)
     values, by_hand, other = scores(found), direct(manifest), direct(manifest, role, spec)
@@ -63,7 +70,7 @@ def test_its_labels_are_the_same_ones_on_other_images(evaluation: Make) -> None:
     """What it has learned: every label as often as before, few where they were, and by heart."""
     manifest = evaluation("label_randomisation", model=MLP)
     finished(manifest)
-    (metric,) = manifest.metrics
+    metric = the_metric(manifest)
     other = direct(manifest, label_role(metric), label_spec(manifest, metric))
     learned = direct(evaluation("cost", model=MLP, data=DATA))
     guesses = other.evaluator.logits(learned.x).argmax(1)
