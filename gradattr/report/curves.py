@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradattr.errors import UsageError
-from gradattr.report.figures import figure_kind, legend_below, line_styles, new_figure, save_figure
+from gradattr.report.figures import (
+    clean_axis,
+    figure_kind,
+    floats,
+    legend_below,
+    line_styles,
+    new_figure,
+    save_figure,
+)
 from gradattr.report.results import Run
 
 if TYPE_CHECKING:
@@ -142,7 +150,7 @@ def _difference_panel(axis: Any, panel: Panel, styles: dict[str, tuple[str, str]
     for scheme in panel.schemes:
         _scheme_line(axis, panel.line(scheme, panel.variant), scheme, styles[scheme])
         control = panel.line(scheme, CONTROL)
-        x, y = _column(control, "level") * 100, _column(control, "diffroar")
+        x, y = floats(control, "level") * 100, floats(control, "diffroar")
         axis.plot(x, y, color=styles[scheme][0], linestyle=":", linewidth=1.2)
         theirs = panel.published.get(scheme, {})
         levels = [100 * level for level in theirs]
@@ -159,8 +167,8 @@ def _scheme_line(
     axis: Any, rows: Sequence[dict[str, Any]], scheme: str, style: tuple[str, str]
 ) -> None:
     colour, marker = style
-    x, y = _column(rows, "level") * 100, _column(rows, "diffroar")
-    low, high = _column(rows, "low"), _column(rows, "high")
+    x, y = floats(rows, "level") * 100, floats(rows, "diffroar")
+    low, high = floats(rows, "low"), floats(rows, "high")
     axis.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.4, label=scheme)
     if scheme == "random":
         # Bars, because a grey band would look like the noise floor.
@@ -175,8 +183,8 @@ def _power_panel(axis: Any, panel: Panel, styles: dict[str, tuple[str, str]]) ->
         for arm, line in (("top", "-"), ("bottom", "--")):
             rows = [r for r in panel.power if r["scheme"] == scheme and r["arm"] == arm]
             axis.plot(
-                _column(rows, "level") * 100,
-                _column(rows, "mean"),
+                floats(rows, "level") * 100,
+                floats(rows, "mean"),
                 color=colour,
                 marker=marker,
                 markersize=3,
@@ -191,11 +199,8 @@ def _power_panel(axis: Any, panel: Panel, styles: dict[str, tuple[str, str]]) ->
 def _finish(axis: Any) -> None:
     axis.set_xlim(0, 101)
     axis.set_xticks(range(0, 101, 20))
-    axis.tick_params(labelsize=8, labelleft=True)
-    axis.grid(axis="y", color="0.92", linewidth=0.6, zorder=0)
-    axis.set_axisbelow(True)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
+    axis.tick_params(labelleft=True)
+    clean_axis(axis, grid="y", labelsize=8)
 
 
 def _title(panel: Panel) -> str:
@@ -209,8 +214,3 @@ def _title(panel: Panel) -> str:
     if panel.noise_floor is not None and panel.variant != "no_retrain":
         how += f", noise floor ±{panel.noise_floor:.3f}"
     return f"{panel.title}\n{how}"
-
-
-def _column(rows: Sequence[dict[str, Any]], name: str) -> np.ndarray:
-    """A column as floats; NaN, which is not drawn, for null."""
-    return np.array([np.nan if row[name] is None else row[name] for row in rows], np.float64)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from gradattr.errors import UsageError
 
@@ -63,9 +65,14 @@ def method_styles(methods: Sequence[str], random: str | None = None) -> dict[str
     return {method: found.get(method, MethodStyle("#000000", ".", ":")) for method in methods}
 
 
-def clean_axis(axis: Any, *, grid: str) -> None:
-    """Small ticks, faint lines along one direction behind everything, and no box."""
-    axis.tick_params(labelsize=7.5)
+def floats(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    """A column of a table's rows as floats; NaN, which is not drawn, for null."""
+    return np.array([np.nan if row[name] is None else row[name] for row in rows], np.float64)
+
+
+def clean_axis(axis: Any, *, grid: str, labelsize: float) -> None:
+    """Small ticks, faint lines in one direction (or 'both') behind everything, and no box."""
+    axis.tick_params(labelsize=labelsize)
     axis.grid(axis=grid, color="0.92", linewidth=0.6, zorder=0)
     axis.set_axisbelow(True)
     for side in ("top", "right"):

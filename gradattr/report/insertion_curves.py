@@ -11,10 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gradattr.errors import UsageError
-from gradattr.report.figures import figure_kind, legend_below, line_styles, new_figure, save_figure
+from gradattr.report.figures import (
+    clean_axis,
+    figure_kind,
+    floats,
+    legend_below,
+    line_styles,
+    new_figure,
+    save_figure,
+)
 from gradattr.report.results import Run
 from gradattr.report.training_summary import in_manifest_order
 
@@ -67,8 +73,8 @@ def insertion_figure(run: Run) -> Figure:
 
 def _line(axis: Any, rows: Sequence[dict[str, Any]], label: str, style: tuple[str, str]) -> None:
     rows = sorted(rows, key=lambda row: row["level"])
-    x, mean = 100 * _column(rows, "level"), _column(rows, "difference")
-    low, high = _column(rows, "low"), _column(rows, "high")
+    x, mean = 100 * floats(rows, "level"), floats(rows, "difference")
+    low, high = floats(rows, "low"), floats(rows, "high")
     colour, marker = style
     axis.plot(x, mean, color=colour, marker=marker, markersize=4, linewidth=1.4, label=label)
     axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -92,13 +98,4 @@ def _finish(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
     axis.set_xlim(0, 101)
     axis.set_xticks(range(0, 101, 20))
     axis.set_xlabel(f"pixels {'kept' if test == 'insertion' else 'removed'} (%)", fontsize=9)
-    axis.tick_params(labelsize=8)
-    axis.grid(axis="y", color="0.92", linewidth=0.6, zorder=0)
-    axis.set_axisbelow(True)
-    for spine in ("top", "right"):
-        axis.spines[spine].set_visible(False)
-
-
-def _column(rows: Sequence[dict[str, Any]], name: str) -> np.ndarray:
-    """A column as floats; NaN, which is not drawn, for null."""
-    return np.array([np.nan if row[name] is None else row[name] for row in rows], np.float64)
+    clean_axis(axis, grid="y", labelsize=8)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradattr.report.figures import MethodStyle, clean_axis, legend_below, new_figure
+from gradattr.report.figures import MethodStyle, clean_axis, floats, legend_below, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,16 +59,16 @@ def _panel(axis: Any, rows: Sequence[Mapping[str, Any]], styles: Mapping[str, Me
     band = ", 95 % intervals" if any(row["low"] is not None for row in rows) else ""
     axis.set_title(f"{rows[0]['curve']}\n{images}{band}", fontsize=8.5)
     axis.set_ylabel("mean over images", fontsize=8)
-    clean_axis(axis, grid="y")
+    clean_axis(axis, grid="y", labelsize=7.5)
 
 
 def _line(axis: Any, rows: Sequence[Mapping[str, Any]], method: str, style: MethodStyle) -> None:
     x = _x(rows)
     axis.plot(
-        x, _column(rows, "mean"), color=style.colour, marker=style.marker, linestyle=style.dash,
+        x, floats(rows, "mean"), color=style.colour, marker=style.marker, linestyle=style.dash,
         markersize=3.5, linewidth=1.3, label=method,
     )  # fmt: skip
-    low, high = _column(rows, "low"), _column(rows, "high")
+    low, high = floats(rows, "low"), floats(rows, "high")
     axis.fill_between(x, low, high, color=style.colour, alpha=0.15, linewidth=0)
 
 
@@ -76,7 +76,7 @@ def _x(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Per cent of the pixels; numbers of the stages where there are no places."""
     if rows[0]["x"] is None:
         return np.array([row["step"] for row in rows], np.float64)
-    return 100 * _column(rows, "x")
+    return 100 * floats(rows, "x")
 
 
 def _places(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -98,8 +98,3 @@ def _places(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         ha="right" if slanted else "center",
         rotation_mode="anchor",
     )
-
-
-def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    """A column as floats; NaN, which is not drawn, for null."""
-    return np.array([np.nan if row[name] is None else row[name] for row in rows], np.float64)

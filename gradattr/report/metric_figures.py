@@ -141,7 +141,7 @@ def _metric_panel(
     axis.set_ylim(len(order) - 0.4, -0.6)
     axis.set_title(_broken(rows[0]["metric"]), fontsize=8.5)
     axis.set_xlabel(_DIRECTION[rows[0]["higher_is_better"]], fontsize=7.5, color="0.35")
-    clean_axis(axis, grid="both")
+    clean_axis(axis, grid="both", labelsize=7.5)
 
 
 def _scale(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
