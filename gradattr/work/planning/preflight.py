@@ -10,9 +10,11 @@ from gradattr.data.types import DataIndex
 from gradattr.errors import ModelError, UsageError
 from gradattr.manifest.audit import AuditManifest
 from gradattr.manifest.diffroar import DiffRoarManifest
+from gradattr.manifest.evaluate import EvaluateManifest
 from gradattr.manifest.kinds import Manifest
 from gradattr.manifest.model import AnyModel
 from gradattr.manifest.patching import PatchingManifest
+from gradattr.manifest.robustness_metrics import LabelRandomisationMetric
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.models import build_model, load_model
 from gradattr.models.architectures import describe
@@ -22,6 +24,7 @@ from gradattr.work.diffroar.audit import base_models, learners
 from gradattr.work.modules import example_input
 from gradattr.work.planning.check_audit import audit_notes
 from gradattr.work.planning.check_checks import check_checks
+from gradattr.work.planning.check_evaluate import evaluation_notes
 from gradattr.work.planning.check_methods import check_methods_fit
 from gradattr.work.planning.check_patching import patching_notes
 from gradattr.work.planning.check_tfa import check_layers, check_parts, tfa_notes
@@ -36,8 +39,8 @@ def preflight(context: RunContext) -> list[str]:
 
     Raises ModelError for weights that are missing, damaged, not finite or of another
     architecture, and for a model that does not take the data's shape; MethodError for methods that
-    do not fit their model; UsageError for a CUDA device that the tasks will not have, and for
-    checks that no such run could pass.
+    do not fit their model; UsageError for a CUDA device that the tasks will not have, for checks
+    that no such run could pass, and for metrics that do not fit the methods or the images.
     """
     _check_device(context)
     check_checks(context.manifest, open_store(context.manifest.store))
@@ -48,7 +51,7 @@ def preflight(context: RunContext) -> list[str]:
     retrained = learners(manifest) if isinstance(manifest, DiffRoarManifest) else {}
     for role, spec in explained_models(context.manifest).items():
         model = first_look(context, role, spec)
-        if spec.train is not None or role in retrained:
+        if spec.train is not None or role in retrained or _learns_labels(manifest):
             _check_trainable(model, spec)
         if isinstance(manifest, TfaManifest) and role == MAIN:
             check_parts(manifest, model)
@@ -56,6 +59,8 @@ def preflight(context: RunContext) -> list[str]:
             data = {n: DataIndex.from_json(v) for n, v in context.indexes.items()}
             notes += tfa_notes(manifest, model, data)
         chosen = check_methods_fit(context, role, spec, model)
+        if isinstance(manifest, EvaluateManifest) and role == MAIN:
+            chosen += evaluation_notes(context, model)
         title = "model" if role == MAIN else f"model {role}:"
         notes.append(
             f"{title} {spec.arch}: {sum(p.numel() for p in model.parameters()):,} parameters, "
@@ -87,6 +92,13 @@ def explained_models(manifest: Manifest) -> dict[str, AnyModel]:
     if isinstance(manifest, PatchingManifest | AuditManifest):
         return {}
     return {MAIN: manifest.model}
+
+
+def _learns_labels(manifest: Manifest) -> bool:
+    """Whether the explained model's architecture is trained once more, on permuted labels."""
+    return isinstance(manifest, EvaluateManifest) and any(
+        isinstance(metric, LabelRandomisationMetric) for metric in manifest.metrics
+    )
 
 
 def _check_trainable(model: nn.Module, spec: AnyModel) -> None:

@@ -18,6 +18,7 @@ from gradattr.storage.commit import read_commit, read_run
 from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import method_id
 from gradattr.work.evaluate.label_model import label_role, label_spec
+from gradattr.work.planning.check_evaluate import check_label_models
 from gradattr.work.planning.indexes import Indexes
 from gradattr.work.planning.prepare_attribute import expected_rows, models_of, shard_tasks, survey
 from gradattr.work.planning.prepared import Prepared, assemble_run
@@ -33,6 +34,7 @@ def prepare_evaluate(manifest: EvaluateManifest, store: ObjectStore, indexes: In
     """Look at data and models, and plan. Raises DataError, ModelError, MethodError, UsageError."""
     manifest, theirs = with_attributions(manifest, store)
     found = survey(manifest, judged_models(manifest), store, indexes)
+    check_label_models(manifest, found.index, found.space, indexes)
     inputs = found.inputs(manifest.data.has_masks)
     if theirs is not None:
         inputs |= _same_inputs(theirs, inputs)
