@@ -263,6 +263,21 @@ def check(
 
 
 @app.command(rich_help_panel="Look")
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A run: id, URL, or its manifest's file.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another run of the same kind.")],
+    store: StoreOption = "results",
+    endpoint_url: EndpointOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put two committed runs side by side: what they were asked, and every number's B - A with a
+    paired interval."""
+    from gradattr.cli.compare import compare_stored
+
+    compare_stored(a, b, store, endpoint_url, as_json)
+
+
+@app.command(rich_help_panel="Look")
 def query(
     run: RunArg,
     sql: Annotated[

@@ -24,6 +24,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 #: Seed of the bootstrap and of the sign flips.
 SEED = 0
+#: Rounding of sums, relative to the largest difference.
+_ROUNDING = 1e-12
 
 
 class RunDifference(NamedTuple):
@@ -84,7 +86,8 @@ def paired_by_image(
                     low, high = -high, -low
                 centre = -mean(row) if turned[key] else mean(row)
                 means = (_over_both(*both[key]), _over_both(*both[key][::-1]))
-                differences[key] = RunDifference(n, *means, centre + 0.0, low, high, p, math.nan)
+                told = [_or_zero(one, row) for one in (centre, low, high)]
+                differences[key] = RunDifference(n, *means, *told, p, math.nan)
     return corrected({key: differences[key] for key in values})
 
 
@@ -132,6 +135,11 @@ def _student_p(centre: float, error: float, freedom: float) -> float:
     if error == 0:
         return 1.0 if centre == 0 else 0.0
     return float(2 * stats.t.sf(abs(centre) / error, freedom))
+
+
+def _or_zero(value: float, row: NDArray[np.float64]) -> float:
+    """0 where only the rounding of sums is left of it, and never -0."""
+    return 0.0 if len(row) and abs(value) <= _ROUNDING * np.abs(row).max() else value
 
 
 def _over_both(values: NDArray[np.float64], other: NDArray[np.float64]) -> float:

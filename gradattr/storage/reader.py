@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -132,6 +132,48 @@ def _files_of(store: ObjectStore, commit: Commit, sample_id: str) -> list[FileEn
         and (rows is None or any(a <= row < b for row in rows for a, b in record.row_ranges))
         for file in record.tables[MAPS.name].files
     ]
+
+
+@dataclass(frozen=True)
+class MapFile:
+    """A file of maps, and which rows can be in it."""
+
+    file: FileEntry
+    row_ranges: tuple[tuple[int, int], ...]
+    """[start, stop) ranges of the rows of its shard."""
+
+
+def map_files(commit: Commit) -> list[MapFile]:
+    """The files of the table ``maps``, in the order of the plan."""
+    return [
+        MapFile(file, record.row_ranges)
+        for record in commit.records
+        if MAPS.name in record.tables
+        for file in record.tables[MAPS.name].files
+    ]
+
+
+def read_map_file(store: ObjectStore, commit: Commit, file: FileEntry) -> pa.Table:
+    """A file of maps, verified. IntegrityError if it is missing or altered."""
+    return _read(store, RunPaths(commit.run_id), file, None)
+
+
+def decoded_maps(table: pa.Table) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(sample id, method, map (channels, height, width) float32) of the rows of a table of maps
+    that have one."""
+    choice = (table.schema.metadata or {}).get(MAP_CHOICE, b"").decode()
+    table = table.filter(pc.is_valid(table["channels"]))
+    names = [name for name in table.schema.names if name not in ("map", "error")]
+    rows = table.select(names).to_pylist()
+    stored = table["map"].combine_chunks() if "map" in table.schema.names else None
+    if isinstance(stored, pa.FixedShapeTensorArray):
+        stored = stored.to_numpy_ndarray()  # a list of Python numbers would take a hundred times
+    for at, row in enumerate(rows):
+        if stored is not None:
+            row["map"] = stored[at] if isinstance(stored, np.ndarray) else stored[at].as_py()
+        values = decode_map(row, choice)
+        if values is not None:
+            yield row["sample_id"], row["method"], values
 
 
 @dataclass(frozen=True)

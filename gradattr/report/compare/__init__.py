@@ -1,0 +1,1 @@
+"""Two committed runs side by side."""

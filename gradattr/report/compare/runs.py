@@ -1,0 +1,117 @@
+"""``gradattr compare``: what can be said of two runs of a kind, and what they were asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradattr.errors import UsageError
+from gradattr.report.compare.asked import Asked, asked_differently, digests_differ, in_words
+from gradattr.report.compare.audits import compare_audits
+from gradattr.report.compare.maps import compare_maps
+from gradattr.report.compare.samples import compare_long_table, compare_predictions
+from gradattr.report.compare.sections import Section
+from gradattr.report.compare.training_attributions import compare_training_attributions
+from gradattr.report.compare.trainings import compare_trainings
+from gradattr.report.results import Run
+from gradattr.storage.bundles import bundled_jobs
+
+Compare = Callable[[Run, Run], list[Section]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs side by side; differences are B - A."""
+
+    a: Run
+    b: Run
+    asked: list[Asked]
+    about: str
+    """What was asked differently, in words."""
+    sections: list[Section] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        inputs = (self.a.inputs, self.b.inputs)
+        return {
+            "a": {"run_id": self.a.run_id, "uri": self.a.uri},
+            "b": {"run_id": self.b.run_id, "uri": self.b.uri},
+            "kind": self.a.manifest["kind"],
+            "same_data": not digests_differ(*inputs, "data"),
+            "same_models": not digests_differ(*inputs, "models"),
+            "asked_differently": [{"key": one.key, "a": one.a, "b": one.b} for one in self.asked],
+            "sections": [section.to_json() for section in self.sections],
+        }
+
+
+def compare_runs(a: Run, b: Run) -> Comparison:
+    """Everything that both runs have, side by side. UsageError if they are of different kinds."""
+    kinds = [str(run.manifest["kind"]) for run in (a, b)]
+    if kinds[0] != kinds[1]:
+        raise UsageError(
+            f"run {a.run_id} is of kind '{kinds[0]}', run {b.run_id} of kind '{kinds[1]}'; compare "
+            "two runs of one kind"
+        )
+    compare = _KINDS.get(kinds[0])
+    if compare is None:
+        raise UsageError(f"runs of kind '{kinds[0]}' have nothing that can be compared")
+    asked = asked_differently(a.manifest, b.manifest)
+    return Comparison(a, b, asked, in_words(a.inputs, b.inputs, asked), compare(a, b))
+
+
+def _attributions(a: Run, b: Run) -> list[Section]:
+    measures = ("completeness_gap_relative", "baseline_confidence", "path_spearman")
+    numbers = compare_long_table(
+        a, b, "attributions", "Numbers of the maps", by=("method",), measures=measures
+    )
+    return [*compare_predictions(a, b), *numbers, *compare_maps(a, b), *compare_trainings(a, b)]
+
+
+def _evaluations(a: Run, b: Run) -> list[Section]:
+    scores = compare_long_table(a, b, "scores", "Scores", by=("metric", "method"))
+    return [*compare_predictions(a, b), *scores, *compare_maps(a, b)]
+
+
+def _patchings(a: Run, b: Run) -> list[Section]:
+    return compare_long_table(
+        a,
+        b,
+        "patching_agreement",
+        "How far estimates are from the exact effects",
+        by=("baseline", "method"),
+        measures=("l2", "relative_l2", "spearman"),
+    )
+
+
+def _audits(a: Run, b: Run) -> list[Section]:
+    return [*compare_audits(a, b), *compare_trainings(a, b)]
+
+
+def _jobs(a: Run, b: Run) -> list[Section]:
+    """Jobs of the same name, each under it."""
+    jobs = [
+        {job.job: job for job in bundled_jobs({"manifest": run.manifest, "inputs": run.inputs})}
+        for run in (a, b)
+    ]
+    sections = []
+    for name, job in jobs[0].items():
+        other = jobs[1].get(name)
+        if other is None or other.kind != job.kind:
+            continue
+        runs = (Run(a.store, job.run_id), Run(b.store, other.run_id))
+        for one in compare_runs(*runs).sections:
+            title = f"{name}: {one.title}"
+            sections.append(Section(title, one.kind, one.names, one.rows, one.notes))
+    return sections
+
+
+#: How runs of a kind are compared.
+_KINDS: dict[str, Compare] = {
+    "attribute": _attributions,
+    "evaluate": _evaluations,
+    "diffroar": _audits,
+    "tfa": compare_training_attributions,
+    "patching": _patchings,
+    "train": compare_trainings,
+    "audit": _jobs,
+}
