@@ -35,6 +35,7 @@ def named(one: Section, **names: Any) -> Row:
 
 def told_by(found: Run, table: str, **values: Any) -> Row:
     rows = found.table(table).to_pylist()
+    row: Row
     (row,) = [row for row in rows if all(row[key] == values[key] for key in values)]
     return row
 
@@ -140,7 +141,7 @@ def test_maps_that_are_not_whole(make_manifest: Make, tmp_path: Any, maps: str) 
 def test_evaluations(evaluation: Callable[..., Manifest]) -> None:
     metrics = ["insertion", {"metric": "complexity", "images": 5}]
     a = opened(evaluation(*metrics))
-    b = opened(evaluation(*metrics[:1], "completeness", methods=["gradient", "random"], name="two"))
+    b = opened(evaluation(*metrics[:1], "cost", methods=["gradient", "random"], name="two"))
     found = check_laws(a, b)
     scores = section(found, "Scores")
     assert {row["metric"] for row in scores.rows} == {"insertion_auc"}
@@ -151,7 +152,7 @@ def test_evaluations(evaluation: Callable[..., Manifest]) -> None:
     assert any("gradient of complexity_entropy" in note for note in scores.notes)
     assert {one.key for one in found.asked} >= {
         "metrics[complexity]",
-        "metrics[completeness]",
+        "metrics[cost]",
         "methods[uni]",
     }
 
