@@ -197,7 +197,8 @@ def _checked(model: type[M], root: MappingNode) -> tuple[M | None, list[Fault]]:
         found = error
     # Outside of the handler: pydantic's text repeats values, so it is no error's context.
     if issubclass(model, AuditManifest):
-        return None, told_once(explain(found, model, with_shared_keys(root)))
+        whole, moved = with_shared_keys(root)
+        return None, told_once(explain(found, model, whole), moved)
     return None, explain(found, model, root)
 
 

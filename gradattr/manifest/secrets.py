@@ -114,7 +114,8 @@ def resolve_secret(reference: str) -> str:
 
 
 def _judge(path: Path, node: ScalarNode) -> str | None:
-    if path in SECRET_PATHS:
+    # A job of a resolved audit has the audit's store, with its references.
+    if (path[2:] if path[:1] == ("jobs",) else path) in SECRET_PATHS:
         if node.value is None or _REFERENCE.fullmatch(node.text):
             return None
         return f"a secret stands in the manifest; {_ADVICE}, or name a variable as '${{NAME}}'"

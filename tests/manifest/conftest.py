@@ -265,6 +265,41 @@ def _manifests() -> st.SearchStrategy[dict[str, Any]]:
         _audits({**shared, "preprocess": steps}),
         _training_attributions({**shared, "preprocess": steps}),
         _patchings(shared),
+        _bundles(shared),
+    )
+
+
+def _bundles(shared: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Audits, of jobs that state everything, or that leave data and model to 'common'."""
+    own = {
+        "seed": 3,
+        "engine": ({}, {"tune": False}),
+        "runtime": ({}, {"workers": 2}),
+        "store": ({}, {"maps": "int8"}),
+    }
+    given = {"data": _data(), "model": _models(trained=False)}
+    asked = {"kind": "attribute", "methods": _methods()}
+    train = _part({"kind": "train", "model": _models(trained=True)}, own)
+    named = st.sampled_from(["maps", "7", "a-b"])
+    whole = st.one_of(_part({**asked, **given}, {**own, "shard_rows": 9}), train)
+    checks = [
+        {"check": "sql", "name": "n", "sql": "SELECT 1", "above": 0},
+        {"job": "maps", "check": "training", "measure": "loss", "below": 1},
+    ]
+    head = {"kind": "audit", "name": ("w", "w-1")}
+    more = {key: value for key, value in shared.items() if key != "checks"}
+    with_maps = st.fixed_dictionaries({"maps": whole}, optional={"b": whole})
+    return st.one_of(
+        _part({**head, "jobs": st.dictionaries(named, whole, min_size=1, max_size=2)}, more),
+        _part({**head, "jobs": with_maps, "checks": (checks,)}, more),
+        _part(
+            {
+                **head,
+                "common": _part(given, {"target": "prob_pred", "errors": {"max": 0.5}}),
+                "jobs": st.dictionaries(named, _part(asked, own), min_size=1, max_size=2),
+            },
+            more,
+        ),
     )
 
 
