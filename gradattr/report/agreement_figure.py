@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 #: Inches: of a cell, of a matrix at least, of a letter, of what stands around the matrices.
 _CELL, _LEAST, _LETTER = 0.36, 1.7, 0.06
 _ABOVE, _BETWEEN, _BAR = 0.8, 0.7, 0.1
+#: Characters of a label.
+_LETTERS = 31
 _TITLES = {
     "spearman": "rank correlation\nof values",
     "spearman_magnitude": "rank correlation\nof magnitudes",
@@ -31,7 +33,8 @@ def agreement_figure(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) 
     compared = {row[side] for row in rows for side in ("first", "second")}
     order = [method for method in methods if method in compared]
     side = max(_CELL * len(order), _LEAST)
-    names = _LETTER * max(map(len, order)) + 0.25
+    labels = [_shortened(method) for method in order]
+    names = _LETTER * max(map(len, labels)) + 0.25
     width = names + (side + _BETWEEN) * len(measures)
     below = 0.87 * (names - 0.25) + 0.25  # slanted by 60 degrees
     height = below + side + _ABOVE
@@ -47,13 +50,21 @@ def agreement_figure(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) 
         bar.ax.tick_params(labelsize=7)
         bar.outline.set_visible(False)
         axis.set_title(_TITLES[measure], fontsize=8.5)
-        axis.set_xticks(range(len(order)), order, rotation=60, ha="right", rotation_mode="anchor")
-        axis.set_yticks(range(len(order)), order if place == 0 else [""] * len(order))
+        axis.set_xticks(range(len(order)), labels, rotation=60, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(len(order)), labels if place == 0 else [""] * len(order))
         axis.tick_params(length=0, labelsize=7.5)
     count = max(row["n"] for row in rows)
     text = f"Agreement of methods, mean over {count:,} image{'s' if count != 1 else ''}"
     figure.suptitle(text, fontsize=9, x=0.12 / width, y=1 - 0.1 / height, ha="left", va="top")
     return figure
+
+
+def _shortened(name: str) -> str:
+    """Both ends of a long name: labels of columns are as high as they are long."""
+    if len(name) <= _LETTERS:
+        return name
+    end = (_LETTERS - 1) // 2
+    return f"{name[:end]}…{name[-end:]}"
 
 
 def _square(rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> np.ndarray:

@@ -36,7 +36,8 @@ _TABLES = {
 }
 FIGURES = tuple(_TABLES)
 
-_WIDTH, _LINE, _AROUND = 2.5, 0.19, 0.95
+#: Inches: of a panel, of a figure at least, of a method's line, of what is around the lines.
+_WIDTH, _LEAST, _LINE, _AROUND = 2.5, 4.6, 0.19, 0.95
 #: Panels beside each other, for up to so many metrics.
 _COLUMNS = {12: 4, 20: 5, math.inf: 6}
 #: Characters of a panel's title on one line.
@@ -96,7 +97,8 @@ def metrics_figure(rows: Sequence[Mapping[str, Any]], styles: Mapping[str, Metho
     lines = math.ceil(len(metrics) / columns)
     names = 0.075 * max(map(len, styles))
     height = _LINE * len(styles) + _AROUND
-    figure = new_figure(_WIDTH * columns + names, height * lines, layout="constrained")
+    width = max(_WIDTH * columns + names, _LEAST)
+    figure = new_figure(width, height * lines, layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axis, metric in zip(axes.flat, metrics, strict=False):
         _metric_panel(axis, [row for row in rows if row["metric"] == metric], styles)

@@ -213,6 +213,18 @@ def test_agreement_below_chance_has_a_scale_that_goes_there(run: Run) -> None:
     assert agreement_of(run).axes[0].images[0].get_clim() == (0, 1)
 
 
+def test_long_names_of_columns_are_shortened(run: Run) -> None:
+    long = {method: f"{method}-{'x' * 60}-end" for method in METHODS}
+    rows = [
+        {**row, "first": long[row["first"]], "second": long[row["second"]]}
+        for row in rows_of(run, "agreement")
+    ]
+    (first, *_) = agreement_figure(rows, list(long.values())).axes
+    shown = [text.get_text() for text in first.get_xticklabels()]
+    assert shown[0] == "saliency-xxxxxx…xxxxxxxxxxx-end"
+    assert len(set(shown)) == len(METHODS)
+
+
 def test_a_pair_without_a_value_is_written(run: Run) -> None:
     rows = [{**row, "mean": None} for row in rows_of(run, "agreement")]
     (first, *_) = agreement_figure(rows, list(METHODS)).axes
@@ -220,12 +232,17 @@ def test_a_pair_without_a_value_is_written(run: Run) -> None:
 
 
 @pytest.mark.parametrize("draw", [metrics_of, curves_of, agreement_of])
-def test_nothing_of_many_methods_is_cut_off(many: Run, draw: Callable[[Run], Figure]) -> None:
-    figure = draw(many)
+@pytest.mark.parametrize("size", ["many", "short"])
+def test_nothing_is_cut_off(
+    request: pytest.FixtureRequest, size: str, draw: Callable[[Run], Figure]
+) -> None:
+    """Of twelve methods, and of a single panel."""
+    figure = draw(request.getfixturevalue(size))
     figure.canvas.draw()
     width, height = figure.get_size_inches() * figure.dpi
     boxes = [axis.get_tightbbox() for axis in figure.axes]
     boxes += [legend.get_window_extent() for legend in figure.legends]
+    boxes += [text.get_window_extent() for text in figure.texts if text.get_text()]
     for box in boxes:
         assert box is not None
         assert -1 <= box.x0 < box.x1 <= width + 1
