@@ -9,6 +9,7 @@ from typing import Any
 
 from gradattr.cli.bundle import print_sum
 from gradattr.cli.bundle_template import bundle_template
+from gradattr.cli.metrics import print_metric_costs
 from gradattr.cli.output import human_bytes, human_seconds, print_json, print_table
 from gradattr.cli.template import (
     audit_template,
@@ -133,6 +134,8 @@ def _print_plan(report: dict[str, Any]) -> None:
             ],
             right=["bytes"],
         )
+    if report["metrics"]:
+        print_metric_costs(report["metrics"])
     if report["audit"]:
         _print_audit(report["audit"])
     if report["tfa"]:

@@ -92,6 +92,19 @@ def methods(
 
 
 @app.command(rich_help_panel="Ask")
+def metrics(
+    name: Annotated[
+        str | None, typer.Argument(help="A metric, to read all there is to say of it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the metrics that judge maps, with their numbers and cost, or describe one."""
+    from gradattr.cli.metrics import list_metrics
+
+    list_metrics(name, as_json)
+
+
+@app.command(rich_help_panel="Ask")
 def schema() -> None:
     """Print the JSON Schema of manifests, for editors."""
     from gradattr.cli.ask import print_schema

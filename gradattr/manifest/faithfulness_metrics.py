@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -51,6 +51,8 @@ class DeletionMetric(_Stepwise):
     """Deletion (Petsiuk et al. 2018): the score as the highest-ranked pixels are replaced, a step
     at a time; the area under that curve. A faithful map makes it fall at once."""
 
+    cost: ClassVar[str] = "steps - 1 forward passes per method, and 1 or 2 for all of them"
+
     metric: Literal["deletion"]
     fill: Fill = "mean"
     """What replaced pixels become."""
@@ -64,6 +66,8 @@ class InsertionMetric(_Stepwise):
     """Insertion (Petsiuk et al. 2018): the score as the highest-ranked pixels appear in an image
     without detail; the area under that curve. A faithful map makes it rise at once."""
 
+    cost: ClassVar[str] = "steps - 1 forward passes per method, and 1 or 2 for all of them"
+
     metric: Literal["insertion"]
     start: Fill = "blur"
     """What the pixels appear in."""
@@ -76,6 +80,8 @@ class InsertionMetric(_Stepwise):
 class MuFidelityMetric(_Blurred):
     """MuFidelity (Bhatt et al. 2020): the correlation, over random subsets of a grid's cells, of
     what the map says a subset is worth with what the score loses without it."""
+
+    cost: ClassVar[str] = "subsets + 1 forward passes for all methods together"
 
     metric: Literal["mu_fidelity"]
     subsets: Annotated[int, Field(ge=2, le=100_000)] = 200
@@ -100,6 +106,10 @@ class MuFidelityMetric(_Blurred):
 class RoadMetric(ForwardMetric):
     """ROAD (Rong et al. 2022): pixels are removed so that no shape of the mask is left for the
     model to read, the most relevant first and the least relevant first."""
+
+    cost: ClassVar[str] = (
+        "2 forward passes per percentage and method, and a system of equations before each"
+    )
 
     metric: Literal["road"]
     percentages: list[Annotated[float, Field(gt=0, lt=100)]] = Field(
@@ -131,6 +141,8 @@ class RoadMetric(ForwardMetric):
 class InfidelityMetric(ForwardMetric):
     """Infidelity (Yeh et al. 2019): how badly the map predicts what a random perturbation does to
     the score."""
+
+    cost: ClassVar[str] = "samples + 1 forward passes for all methods together"
 
     metric: Literal["infidelity"]
     perturbation: Literal["gaussian", "square"] = "gaussian"

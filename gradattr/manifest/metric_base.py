@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -40,6 +40,9 @@ class Curve(NamedTuple):
 
 class MetricBase(Spec):
     """Fields that every metric shares."""
+
+    cost: ClassVar[str] = "nothing beyond the map"
+    """What judging an image takes beyond its maps, for people."""
 
     id: Label | None = None
     """Beginning of its names in the tables; must be unique in the manifest. Default: the metric."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import BeforeValidator, Field
 
@@ -24,6 +24,8 @@ class PathMetric(MetricBase):
 
 class BaselineMetric(MetricBase):
     """Where a path begins: how far confidence falls there, and how far away it is."""
+
+    cost: ClassVar[str] = "nothing beyond the map; a baseline that is searched for, once more"
 
     metric: Literal["baseline"]
 
@@ -114,6 +116,9 @@ AnyMetric = Annotated[
 ]
 
 
+_MODELS: tuple[type[MetricBase], ...] = get_args(get_args(AnyMetric)[0])
+
+
 def _expand_metric(value: Any) -> Any:
     """``deletion`` is short for ``{metric: deletion}``."""
     return {"metric": value} if isinstance(value, str) else value
@@ -137,6 +142,11 @@ class NamedCurve(NamedTuple):
     name: str
     """The value of the column 'curve'."""
     x: tuple[float, ...] | None
+
+
+def metric_models() -> dict[str, type[MetricBase]]:
+    """Every metric's model by its name, in the order of the manual."""
+    return {get_args(model.model_fields["metric"].annotation)[0]: model for model in _MODELS}
 
 
 def metric_id(metric: AnyMetric) -> str:

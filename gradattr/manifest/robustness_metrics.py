@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,10 @@ class AttackMetric(MetricBase):
     """Attribution robustness (Ghorbani et al. 2019): the image within the linf ball that keeps its
     predicted class and changes the map most, as far as a search finds it; both maps compared. The
     two kinds of search are not equally strong: compare methods by one of them only."""
+
+    cost: ClassVar[str] = (
+        "candidates + steps maps per method; of kind gradient 2 or 3 evaluations more per step"
+    )
 
     metric: Literal["attack"]
     kind: Literal["random_sign", "gradient"] = "random_sign"
@@ -51,10 +55,13 @@ class SensitivityMetric(MetricBase):
     """Max-sensitivity (Yeh et al. 2019) and the local Lipschitz estimate (Alvarez-Melis, Jaakkola
     2018): how far the map moves when the image hardly moves, at random."""
 
+    cost: ClassVar[str] = "samples maps per method"
+
     metric: Literal["sensitivity"]
     radius: Above = 0.02
     """Of the ball of perturbations, in pixels of 0 to 1."""
     norm: Literal["linf", "l2"] = "linf"
+    """How the ball is measured: every value on its own, or all of them together (Euclidean)."""
     samples: Annotated[int, Field(ge=1, le=10_000)] = 10
     """Perturbations per image. The measures are maxima: comparable at equal numbers only."""
 
@@ -68,6 +75,8 @@ class SensitivityMetric(MetricBase):
 
 class StabilityMetric(MetricBase):
     """Riemann stability: the map in few steps against that in many, of methods that walk a path."""
+
+    cost: ClassVar[str] = "a map per method for each number of steps"
 
     metric: Literal["stability"]
     steps: list[Positive] = Field(default=[1, 15, 30], min_length=2, max_length=20)
@@ -96,6 +105,8 @@ class RandomisationMetric(MetricBase):
     """Sanity check (Adebayo et al. 2018): the model's weights are made random, from the output
     down, and the maps compared. Where they stay alike, they do not show what it has learned."""
 
+    cost: ClassVar[str] = "a map per method for each module"
+
     metric: Literal["randomisation"]
     order: Literal["cascading", "independent"] = "cascading"
     """One module after the other, those above staying random; or one module at a time."""
@@ -113,7 +124,10 @@ class RandomisationMetric(MetricBase):
 
 class LabelRandomisationMetric(MetricBase):
     """Sanity check (Adebayo et al. 2018): maps of the model against those of one with the same
-    architecture, trained until it knows labels by heart that were permuted at random."""
+    architecture, trained until it knows labels by heart that were permuted at random. By default
+    it begins with the weights that the model began with, so that only the labels differ."""
+
+    cost: ClassVar[str] = "a map per method; and the training of a model, once"
 
     metric: Literal["label_randomisation"]
     train: TrainSpec | None = None

@@ -122,7 +122,7 @@ def test_parameters_that_small_images_cannot_have(
 def test_channels_of_maps_that_have_none(evaluation: Make, tmp_path: Path) -> None:
     path = tmp_path / "colour.npz"
     np.savez(path, images=np.zeros((4, 8, 8, 3), np.uint8), labels=np.arange(4))
-    changes = {
+    changes: dict[str, Any] = {
         "data": {"format": "npz", "file": str(path)},
         "model": {
             "arch": "linear",
