@@ -1,4 +1,4 @@
-"""What every check has in common: what is asked of a number, whatever table it stands in."""
+"""What every check has in common: what is asked of a number, and how it is found in a table."""
 
 from __future__ import annotations
 
@@ -12,6 +12,23 @@ Op = Literal[">=", ">", "<=", "<"]
 
 #: Key of a bound -> what the number must be to it.
 _BOUNDS: dict[str, Op] = {"at_least": ">=", "above": ">", "at_most": "<=", "below": "<"}
+
+#: Measures whose direction is known, of tables with a row per image, prompt or query.
+BETTER = {
+    "accuracy": True,
+    "loss": False,
+    "not_ok": False,
+    "completeness_gap_relative": False,
+    "path_spearman": True,
+    "recall": True,
+    "ranked_recall": True,
+    "l2": False,
+    "relative_l2": False,
+    "spearman": True,
+    "test_accuracy": True,
+    "test_loss": False,
+    "robust_test_accuracy": True,
+}
 
 #: Keys of which a check needs one or more, of every kind of check.
 DEMANDS = (*_BOUNDS, "not_worse_than")
@@ -127,3 +144,65 @@ class CheckBase(Spec):
                 f"higher_is_better: {self.number[0]} is better if it is "
                 f"{'higher' if known else 'lower'}; leave the key out"
             )
+
+
+class RowCheck(CheckBase):
+    """A check of the rows that its own keys choose."""
+
+    #: Keys that are columns: they choose the rows.
+    chosen_by: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def table(self) -> str | None:
+        return self.check
+
+    @property
+    def rows(self) -> dict[str, Any]:
+        found = {key: getattr(self, key) for key in self.chosen_by}
+        return {key: value for key, value in found.items() if value is not None}
+
+    @property
+    def whom(self) -> str:
+        """Whose number it is, in words."""
+        words = [str(v) if isinstance(v, str) else f"{k} {v:g}" for k, v in self.rows.items()]
+        return ", ".join(words)
+
+
+class SummarisedCheck(RowCheck):
+    """A check of a table that has a row for each mean."""
+
+    statistic: str = "mean"
+
+    #: The mean's column.
+    mean_column: ClassVar[str] = "mean"
+
+    @property
+    def column(self) -> str:
+        """The number's column."""
+        return self.mean_column if self.statistic == "mean" else self.statistic
+
+
+class IntervalCheck(SummarisedCheck):
+    """A check of a mean, or of its interval."""
+
+    statistic: Literal["mean", "low", "high"] = "mean"
+    """The mean, or an end of its 95 % interval: 'low' with at_least, 'high' with at_most ask that
+    the whole interval keeps the bound."""
+
+
+class SampledCheck(RowCheck):
+    """A check of a table that has a row for each image, prompt or query."""
+
+    measure: str
+    """What is looked at in every row."""
+    statistic: Literal["mean", "low", "high", "median", "minimum", "maximum"] = "mean"
+    """Of the measure, over the rows that have it; 'low' and 'high': ends of the mean's 95 %
+    interval (Student's t)."""
+
+    @property
+    def number(self) -> tuple[str, str, str]:
+        return self.measure, self.whom or "the model", self.statistic
+
+    @property
+    def known_better(self) -> bool | None:
+        return BETTER.get(self.measure)

@@ -2,94 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from gradattr.manifest.check_base import DEMANDS, CheckBase
+from gradattr.manifest.check_base import (
+    BETTER,
+    DEMANDS,
+    CheckBase,
+    IntervalCheck,
+    RowCheck,
+    SampledCheck,
+    SummarisedCheck,
+)
 
 Level = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
 Side = Literal["helpful", "harmful"]
-
-#: Measures whose direction is known, of tables with a row per image, prompt or query.
-_BETTER = {
-    "accuracy": True,
-    "loss": False,
-    "not_ok": False,
-    "completeness_gap_relative": False,
-    "path_spearman": True,
-    "recall": True,
-    "ranked_recall": True,
-    "l2": False,
-    "relative_l2": False,
-    "spearman": True,
-    "test_accuracy": True,
-    "test_loss": False,
-    "robust_test_accuracy": True,
-}
-
-
-class _RowCheck(CheckBase):
-    """A check of the rows that its own keys choose."""
-
-    #: Keys that are columns: they choose the rows.
-    chosen_by: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def table(self) -> str | None:
-        return self.check
-
-    @property
-    def rows(self) -> dict[str, Any]:
-        found = {key: getattr(self, key) for key in self.chosen_by}
-        return {key: value for key, value in found.items() if value is not None}
-
-    @property
-    def whom(self) -> str:
-        """Whose number it is, in words."""
-        words = [str(v) if isinstance(v, str) else f"{k} {v:g}" for k, v in self.rows.items()]
-        return ", ".join(words)
-
-
-class SummarisedCheck(_RowCheck):
-    """A check of a table that has a row for each mean."""
-
-    statistic: str = "mean"
-
-    #: The mean's column.
-    mean_column: ClassVar[str] = "mean"
-
-    @property
-    def column(self) -> str:
-        """The number's column."""
-        return self.mean_column if self.statistic == "mean" else self.statistic
-
-
-class IntervalCheck(SummarisedCheck):
-    """A check of a mean, or of its interval."""
-
-    statistic: Literal["mean", "low", "high"] = "mean"
-    """The mean, or an end of its 95 % interval: 'low' with at_least, 'high' with at_most ask that
-    the whole interval keeps the bound."""
-
-
-class SampledCheck(_RowCheck):
-    """A check of a table that has a row for each image, prompt or query."""
-
-    measure: str
-    """What is looked at in every row."""
-    statistic: Literal["mean", "low", "high", "median", "minimum", "maximum"] = "mean"
-    """Of the measure, over the rows that have it; 'low' and 'high': ends of the mean's 95 %
-    interval (Student's t)."""
-
-    @property
-    def number(self) -> tuple[str, str, str]:
-        return self.measure, self.whom or "the model", self.statistic
-
-    @property
-    def known_better(self) -> bool | None:
-        return _BETTER.get(self.measure)
 
 
 class SummaryCheck(SummarisedCheck):
@@ -190,7 +119,7 @@ class FaithfulnessCheck(IntervalCheck):
 
     @property
     def known_better(self) -> bool | None:
-        return _BETTER[self.measure]
+        return BETTER[self.measure]
 
 
 class PredictionsCheck(SampledCheck):
@@ -261,7 +190,7 @@ class RecallCheck(SampledCheck):
     chosen_by: ClassVar[tuple[str, ...]] = ("method", "side")
 
 
-class TrainingCheck(_RowCheck):
+class TrainingCheck(RowCheck):
     """How a training ended: after its last epoch."""
 
     check: Literal["training"]
@@ -278,7 +207,7 @@ class TrainingCheck(_RowCheck):
 
     @property
     def known_better(self) -> bool | None:
-        return _BETTER[self.measure]
+        return BETTER[self.measure]
 
 
 class SqlCheck(CheckBase):

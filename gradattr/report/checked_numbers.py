@@ -9,15 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradattr.errors import QueryError
-from gradattr.manifest.check_base import CheckBase
-from gradattr.manifest.checks import (
-    DiffRoarCheck,
-    SampledCheck,
-    SqlCheck,
-    SummarisedCheck,
-    SummaryCheck,
-    TrainingCheck,
-)
+from gradattr.manifest.check_base import CheckBase, SampledCheck, SummarisedCheck
+from gradattr.manifest.checks import DiffRoarCheck, SqlCheck, SummaryCheck, TrainingCheck
 from gradattr.metrics.diffroar import interval
 from gradattr.metrics.statistics import Summary
 from gradattr.report.summarised import Summarised

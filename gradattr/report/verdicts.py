@@ -58,7 +58,10 @@ def check_with_jobs(run: Run, asked: Mapping[str, Sequence[CheckBase]]) -> list[
         checks = asked.get(job.job, ())
         if checks:
             verdicts = check_run(Run(run.store, job.run_id), checks)
-            found += [one._replace(check=f"{job.job}: {one.check}") for one in verdicts]
+            found += [
+                one._replace(check=f"{job.job}: {one.check}", group=f"{job.job}.{one.group}")
+                for one in verdicts
+            ]
     return found
 
 

@@ -26,6 +26,10 @@ Fault = Callable[..., str]
         ("{predictions: accuracy}", "write 'check: predictions', with its parameters beside it"),
         ("{check: prediction, above: 1}", "did you mean 'predictions'?"),
         ("{check: predictions, atleast: 1}", "unknown key; did you mean 'at_least'?"),
+        ("{check: predictions, min: 1}", "unknown key; did you mean 'at_least'?"),
+        ("{check: predictions, not_worse_than: last, margin: 1}", "did you mean 'by'?"),
+        ("{check: predictions, level: 0.1, above: 0}", "it is a key of 'diffroar', 'tfa_summary'"),
+        ("{check: leakage, method: a, level: 10, above: 0}", "as a share, 10 percent is 0.1"),
         ("{check: predictions, at_least: 90%}", "write 90 percent as a share: 0.9"),
         ("predictions", "'predictions' is not a mapping; write 'check: predictions'"),
         ("{check: sql, sql: select 1, above: 0}", "the required key 'name' is missing"),
@@ -115,6 +119,17 @@ def test_checks_change_no_fingerprint(valid_manifests: Any, data: st.DataObject)
     assert plans[0].fingerprint == plans[1].fingerprint
     assert "checks" not in plans[1].manifest
     assert plans[0].manifest.get("checks", []) == manifest.model_dump(mode="json").get("checks", [])
+
+
+def test_a_bound_is_set_on_the_command_line() -> None:
+    checks = [
+        {"check": "predictions", "at_least": 0.5},
+        {"check": "predictions", "name": "mine", "above": 0},
+    ]
+    text = json.dumps({**BASE, "checks": checks})
+    given = ["checks.0.at_least=0.6", "checks.mine.above=0.1"]
+    found = parse_manifest(text, overrides=given).checks
+    assert [check.bounds for check in found] == [[(">=", 0.6)], [(">", 0.1)]]
 
 
 def test_checks_of_jobs_are_no_identity_either() -> None:
