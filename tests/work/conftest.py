@@ -13,8 +13,10 @@ from gradattr.attribution.result import Attribution
 from gradattr.data.types import Batch
 from gradattr.manifest.attribute import AttributeManifest
 from tests.small_audits import audit
+from tests.small_bundles import bundle
+from tests.small_runs import weights
 
-__all__ = ["attribution", "audit", "batch", "collector", "manifest"]
+__all__ = ["attribution", "audit", "batch", "bundle", "collector", "manifest", "weights"]
 
 
 class Collector:
