@@ -139,7 +139,8 @@ def status(
     endpoint_url: EndpointOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how far a run is, from its records in the store (works from any machine)."""
+    """Say how far a run, or every job of an audit, is, from its records in the store (works from
+    any machine)."""
     from gradattr.cli.stored import show_status
 
     show_status(run, store, endpoint_url, as_json)
@@ -302,7 +303,7 @@ def query(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds before it is stopped.")] = 60.0,
     limit: Annotated[int, typer.Option(min=1, help="Rows to print at most.")] = 50,
 ) -> None:
-    """Ask a committed run a question in SQL."""
+    """Ask a committed run a question in SQL; an audit one over <job>.<table> of all its jobs."""
     from gradattr.cli.stored import query_run
 
     query_run(run, sql, store, endpoint_url, as_json, timeout, limit)
@@ -315,7 +316,8 @@ def verify(
     endpoint_url: EndpointOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every byte of a committed run again and compare it with what was committed."""
+    """Read every byte of a committed run again, of an audit of all its jobs, and compare it with
+    what was committed."""
     from gradattr.cli.stored import verify_stored
 
     verify_stored(run, store, endpoint_url, as_json)
