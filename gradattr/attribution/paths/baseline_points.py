@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from gradattr.attribution.baselines import Normalization
-from gradattr.attribution.block import Block, Shared
 from gradattr.attribution.evaluator import Evaluator
 from gradattr.attribution.paths.blur_path import BlurPath
 from gradattr.attribution.paths.guided_path import GuidedPath
+from gradattr.attribution.reference_points import reference_points
 from gradattr.attribution.requests import MethodRequest
 from gradattr.attribution.sampling import StraightPath
 
@@ -45,25 +44,11 @@ def baseline_points(
             raise ValueError(f"method '{request.id}' does not walk one path from a baseline")
     if len(seeds) != len(x) or len(x) == 0:
         raise ValueError(f"seeds: {len(seeds)} given for {len(x)} samples; one each expected")
-    shared = Shared()
-    parts = []
-    for first in range(0, len(x), batch_size):
-        rows = slice(first, first + batch_size)
-        block = Block(
-            evaluator,
-            x[rows].detach(),
-            seeds[rows],
-            normalization or Normalization(),
-            batch_size,
-            shared,
-        )
-        parts.append([_start(block, request) for request in requests])
-    return [torch.cat(points) for points in zip(*parts, strict=True)]
-
-
-def _start(block: Block, request: MethodRequest) -> Tensor:
-    source = request.source
-    if isinstance(source, BlurPath):
-        return source.start(block.x)
-    assert isinstance(source, StraightPath | GuidedPath)
-    return block.start(source.baseline)
+    return reference_points(
+        evaluator,
+        x,
+        requests,
+        seeds=seeds,
+        normalization=normalization,
+        batch_size=batch_size,
+    )
