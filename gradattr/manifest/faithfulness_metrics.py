@@ -51,7 +51,7 @@ class DeletionMetric(_Stepwise):
     """Deletion (Petsiuk et al. 2018): the score as the highest-ranked pixels are replaced, a step
     at a time; the area under that curve. A faithful map makes it fall at once."""
 
-    cost: ClassVar[str] = "steps - 1 forward passes per method, and 1 or 2 for all of them"
+    cost: ClassVar[str] = "steps - 1 forward passes per method, and at most 1 for all of them"
 
     metric: Literal["deletion"]
     fill: Fill = "mean"
@@ -66,7 +66,7 @@ class InsertionMetric(_Stepwise):
     """Insertion (Petsiuk et al. 2018): the score as the highest-ranked pixels appear in an image
     without detail; the area under that curve. A faithful map makes it rise at once."""
 
-    cost: ClassVar[str] = "steps - 1 forward passes per method, and 1 or 2 for all of them"
+    cost: ClassVar[str] = "steps - 1 forward passes per method, and at most 1 for all of them"
 
     metric: Literal["insertion"]
     start: Fill = "blur"
@@ -81,7 +81,7 @@ class MuFidelityMetric(_Blurred):
     """MuFidelity (Bhatt et al. 2020): the correlation, over random subsets of a grid's cells, of
     what the map says a subset is worth with what the score loses without it."""
 
-    cost: ClassVar[str] = "subsets + 1 forward passes for all methods together"
+    cost: ClassVar[str] = "subsets forward passes for all methods together"
 
     metric: Literal["mu_fidelity"]
     subsets: Annotated[int, Field(ge=2, le=100_000)] = 200
@@ -142,7 +142,7 @@ class InfidelityMetric(ForwardMetric):
     """Infidelity (Yeh et al. 2019): how badly the map predicts what a random perturbation does to
     the score."""
 
-    cost: ClassVar[str] = "samples + 1 forward passes for all methods together"
+    cost: ClassVar[str] = "samples forward passes for all methods together"
 
     metric: Literal["infidelity"]
     perturbation: Literal["gaussian", "square"] = "gaussian"

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -31,11 +31,9 @@ from torch import Tensor
 from gradattr.attribution.baselines import Baseline, Black, Normalization, per_channel
 from gradattr.attribution.evaluator import Evaluator
 from gradattr.attribution.noise import choices, standard_normal
-from gradattr.attribution.target import logit, probability
 from gradattr.errors import UsageError
+from gradattr.metrics.masked_forwards import Questions, Score
 from gradattr.metrics.repeated_maps import check_images, copies_of, pieces, rows_of
-
-Score = Literal["prob", "logit"]
 
 
 class Perturbation(Protocol):
@@ -132,6 +130,7 @@ def infidelity(
     references: Sequence[Tensor | None] | None = None,
     normalization: Normalization | None = None,
     batch_size: int = 64,
+    unchanged: Tensor | None = None,
 ) -> list[Infidelity]:
     """Infidelity of maps, (n, c, h, w) or (n, 1, h, w) each, of the classes ``index`` (n,) at x
     (n, c, h, w): one result per map, all from the same evaluations of the model.
@@ -140,7 +139,8 @@ def infidelity(
     softmax probability or the logit of the class; a map says most of the scalar that it explains.
     ``references``: for every map of contributions the point x' (n, c, h, w) that they are against;
     where x = x', such a map counts nothing; None for a map of slopes, as by default all are.
-    Raises UsageError for arguments that do not fit.
+    ``unchanged`` (n,): scores of x where they are known (``image_scores``). Raises UsageError for
+    arguments that do not fit.
     """
     check_images(x, seeds, maps)
     references = [None] * len(maps) if references is None else list(references)
@@ -148,8 +148,8 @@ def infidelity(
     perturbation = perturbation or GaussianPerturbation()
     normalization = normalization or Normalization()
     x, seeds, index = x.detach(), list(seeds), index.to(x.device)
-    blocks = [slice(first, first + batch_size) for first in range(0, len(x), batch_size)]
-    at_x = torch.cat([_scores(evaluator, x[rows], index[rows], score) for rows in blocks])
+    questions = Questions(evaluator, index, score, batch_size)
+    at_x = questions.of_unchanged(x, unchanged)
     displacements = [None if point is None else x - point.detach() for point in references]
     drops = torch.zeros(len(x), samples, dtype=torch.float64)
     products = torch.zeros(len(maps), len(x), samples, dtype=torch.float64)
@@ -158,7 +158,7 @@ def infidelity(
         parts = [perturbation.draw(x[r], seeds[r], copy, normalization) for copy, r in batch]
         removed = torch.cat(parts)
         where = (rows.cpu(), copies_of(batch))
-        there = _scores(evaluator, x[rows] - removed, index[rows], score)
+        there = questions.of_changed([(x[rows] - removed, rows.cpu())]).scores
         drops[where] = at_x[rows.cpu()] - there
         for number, (one, displacement) in enumerate(zip(maps, displacements, strict=True)):
             moved = removed if displacement is None else _shares(removed, displacement[rows])
@@ -181,13 +181,6 @@ def _errors(products: Tensor, drops: Tensor) -> Infidelity:
     scale = scale.masked_fill(square == 0, torch.nan)
     scaled = ((scale[:, None] * products - drops) ** 2).mean(1)
     return Infidelity(((products - drops) ** 2).mean(1), scaled, scale)
-
-
-def _scores(evaluator: Evaluator, x: Tensor, index: Tensor, score: Score) -> Tensor:
-    """(n,) float64 on the CPU; computed in float32 or wider."""
-    logits = evaluator.logits(x)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return (probability if score == "prob" else logit)(logits, index).double().cpu()
 
 
 def _check(

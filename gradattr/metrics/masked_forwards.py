@@ -54,7 +54,7 @@ class Questions:
         """(n,) float64: scores of one image each; (1, c, h, w) is one for all, evaluated once."""
         if len(images) == 1:
             logits = self.evaluator.logits(images)
-            return _scores(logits.expand(len(self.index), -1), self.index, self.score).cpu()
+            return scores_of(logits.expand(len(self.index), -1), self.index, self.score).cpu()
         numbers, points = torch.arange(len(images)), self.batch_size
         firsts = range(0, len(images), points)
         return self.of_changed(
@@ -82,13 +82,22 @@ class Questions:
         for changed, numbers in batches:
             logits = self.evaluator.logits(changed)
             index = self.index[numbers.to(self.index.device)]
-            scores.append(_scores(logits, index, self.score))
+            scores.append(scores_of(logits, index, self.score))
             predicted.append(logits.argmax(1))
         # Copied when all are on their way, so that a GPU need not wait for each.
         return Answers(
             torch.cat([part.cpu() for part in scores]),
             torch.cat([part.cpu() for part in predicted]),
         )
+
+
+def scores_of(logits: Tensor, index: Tensor, score: Score) -> Tensor:
+    """(b,) float64: probability or logit of the classes ``index`` (b,), of logits (b, classes)."""
+    values = logits.double()
+    if score == "prob":
+        values = torch.log_softmax(values, dim=1)
+    chosen = values.gather(1, index.to(values.device)[:, None])[:, 0]
+    return chosen.exp() if score == "prob" else chosen
 
 
 def image_scores(
@@ -145,12 +154,3 @@ def rows_of(images: Tensor, numbers: Tensor) -> Tensor:
     if len(images) == 1:
         return images.expand(len(numbers), *images.shape[1:])
     return images[numbers.to(images.device)]
-
-
-def _scores(logits: Tensor, index: Tensor, score: Score) -> Tensor:
-    """(b, classes), (b,) -> (b,) float64."""
-    values = logits.double()
-    if score == "prob":
-        values = torch.log_softmax(values, dim=1)
-    chosen = values.gather(1, index.to(values.device)[:, None])[:, 0]
-    return chosen.exp() if score == "prob" else chosen

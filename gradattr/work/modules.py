@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gradattr.attribution.evaluator import Evaluator
-from gradattr.attribution.microbatch import choose_micro_batch
+from gradattr.attribution.microbatch import choose_forward_batch, choose_micro_batch
 from gradattr.attribution.tuning.tuned import Precision, tune
 from gradattr.data.registry import read_shard
 from gradattr.data.types import ShardRef
@@ -57,6 +57,14 @@ def micro_batch(context: RunContext, evaluator: Evaluator, device: torch.device)
     if asked != "auto":
         return asked
     return choose_micro_batch(evaluator, example_input(context).to(device)[:1], device)
+
+
+def forward_batch(context: RunContext, evaluator: Evaluator, device: torch.device) -> int:
+    """The same where no gradients are taken."""
+    asked = context.manifest.engine.batch_size
+    if asked != "auto":
+        return asked
+    return choose_forward_batch(evaluator, example_input(context).to(device)[:1], device)
 
 
 def build_module(context: RunContext, spec: AnyModel, seed: int) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from gradattr.errors import UsageError
@@ -33,6 +35,13 @@ def choose_device(engine: Engine, runtime: Runtime) -> torch.device:
                 "set runtime.gpus_per_task, or engine.device: cpu"
             )
     return device
+
+
+def runs_here(runtime: Runtime) -> bool:
+    """Whether tasks run on this machine alone."""
+    if runtime.address == "auto":
+        return not os.environ.get("RAY_ADDRESS")
+    return runtime.address in ("inline", "local")
 
 
 def bfloat16_units() -> str:

@@ -13,6 +13,7 @@ from gradattr.attribution import microbatch
 from gradattr.attribution.evaluator import PlainEvaluator
 from gradattr.attribution.microbatch import (
     activation_bytes,
+    choose_forward_batch,
     choose_micro_batch,
     halve_on_oom,
     is_out_of_memory,
@@ -124,3 +125,25 @@ def test_a_real_allocation_that_is_too_large() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**61, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("needed", "weights", "batch"),
+    [
+        (1, 1, 512),
+        (2**20, 1, 32),
+        (2**20, 2**22, 32),
+        (2**20, 2**23, 64),
+        (2**20, 2**26, 128),
+        (2**23, 1, 8),
+        (2**28, 1, 4),
+    ],
+)
+def test_forwards_stay_near_the_caches_unless_weights_are_many(
+    monkeypatch: pytest.MonkeyPatch, needed: int, weights: int, batch: int
+) -> None:
+    monkeypatch.setattr(microbatch, "activation_bytes", lambda evaluator, x: needed)
+    with torch.device("meta"):
+        layer = nn.Linear(weights, 1, bias=False)
+    cpu = torch.device("cpu")
+    assert choose_forward_batch(PlainEvaluator(layer), torch.ones(1, 2), cpu) == batch

@@ -12,10 +12,10 @@ from gradattr.errors import UsageError
 from gradattr.metrics.infidelity import (
     GaussianPerturbation,
     Perturbation,
-    Score,
     SquarePatch,
     infidelity,
 )
+from gradattr.metrics.masked_forwards import Score
 from gradattr.metrics.sensitivity import Norm, ball_noise, sensitivity
 
 SEEDS = [11, 12, 13, 14, 15]

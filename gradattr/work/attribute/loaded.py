@@ -7,6 +7,7 @@ is imported once in each. It holds one run's models at a time.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,12 +16,21 @@ from gradattr.attribution.baselines import Normalization
 from gradattr.attribution.evaluator import Evaluator
 from gradattr.attribution.requests import MethodRequest
 from gradattr.manifest.baselines import SampleBaseline
+from gradattr.manifest.evaluate import EvaluateManifest
 from gradattr.manifest.methods import LinearMethod
 from gradattr.manifest.model import LinearModel
+from gradattr.metrics.forward_precision import Bfloat16Forwards
 from gradattr.storage.objects import open_store
 from gradattr.work.context import MAIN, RunContext, linear_role, method_id
 from gradattr.work.methods import method_requests, normalization
-from gradattr.work.modules import example_input, load_module, load_pool, micro_batch, prepare_model
+from gradattr.work.modules import (
+    example_input,
+    forward_batch,
+    load_module,
+    load_pool,
+    micro_batch,
+    prepare_model,
+)
 from gradattr.work.resources import choose_device
 
 
@@ -35,10 +45,18 @@ class Loaded:
     requests: list[MethodRequest]
     normalization: Normalization
     batch_size: int
+    forward_batch_size: int
+    """Where no gradients are taken, in judging maps."""
     model_digests: dict[str, str]
     """Role -> sha256 of the weights that were loaded."""
     report: dict[str, Any] = field(default_factory=dict)
     """What tuning did to the model, and what it left alone and why; what methods chose."""
+
+    @cached_property
+    def bfloat16(self) -> Evaluator:
+        """The same model, whose answers without gradients are computed in bfloat16."""
+        return Bfloat16Forwards(self.reference or self.evaluator)
+
     others: dict[str, Evaluator] = field(default_factory=dict)
     """By role: models that the explained one is compared with, loaded when they are asked for."""
 
@@ -88,13 +106,16 @@ def _load(context: RunContext) -> Loaded:
     example = example_input(context).to(device)
     chosen = {r.id: r.chosen(evaluator.network, example) for r in requests}
     report |= {"chosen": {name: text for name, text in chosen.items() if text is not None}}
+    batch_size = micro_batch(context, evaluator, device)
+    judging = isinstance(manifest, EvaluateManifest)
     return Loaded(
         device=device,
         evaluator=evaluator,
         reference=reference,
         requests=requests,
         normalization=normalization(context.preprocess, context.shape[0]),
-        batch_size=micro_batch(context, evaluator, device),
+        batch_size=batch_size,
+        forward_batch_size=forward_batch(context, evaluator, device) if judging else batch_size,
         model_digests=digests,
         report=report,
     )

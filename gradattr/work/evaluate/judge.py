@@ -24,6 +24,7 @@ from gradattr.work.attribute.rows import Group, ShardRows
 from gradattr.work.attribute.shard import precision_agreement, shard_extra
 from gradattr.work.context import RunContext, method_id
 from gradattr.work.evaluate.judging import applies, judge
+from gradattr.work.evaluate.precision_change import PrecisionChanges
 from gradattr.work.evaluate.rows import ScoreRows
 from gradattr.work.evaluate.stored_maps import StoredMaps, stored_maps
 from gradattr.work.evaluate.subject import Judged, Subject, subjects_of
@@ -95,7 +96,7 @@ class _ShardJudge:
             for metric in self._manifest.metrics
         }
         self._labels: dict[str, tuple[str, ...]] = {}
-        self._changes: dict[str, Any] = {}
+        self._changes = PrecisionChanges()
 
     def add_errors(self, errors: Sequence[RowError]) -> None:
         """Images that could not be read: rows without a value."""
@@ -122,7 +123,7 @@ class _ShardJudge:
         return {
             "undefined": {name: n for name, n in sorted(self._rows.undefined.items()) if n},
             "curve_labels": {name: list(labels) for name, labels in sorted(self._labels.items())},
-            "precision_change": self._changes,
+            "precision_change": self._changes.to_json(),
         }
 
     def _judge(self, metric: AnyMetric, subject: Subject) -> None:
@@ -144,6 +145,7 @@ class _ShardJudge:
 
         judged, self._loaded.batch_size = halve_on_oom(at, self._loaded.batch_size)
         self._rows.add(metric, subject, judged)
+        self._changes.add(metric, subject, judged)
         self._labels |= {
             f"{metric_id(metric)}_{name}": labels for name, labels in judged.labels.items()
         }

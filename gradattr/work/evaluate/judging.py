@@ -13,7 +13,13 @@ from gradattr.manifest.methods import MethodSpec
 from gradattr.manifest.metric_base import ForwardMetric
 from gradattr.manifest.metrics import AnyMetric
 from gradattr.work.evaluate.baseline import judge_baseline
-from gradattr.work.evaluate.faithfulness import judge_deletion, judge_insertion
+from gradattr.work.evaluate.faithfulness import (
+    judge_deletion,
+    judge_infidelity,
+    judge_insertion,
+    judge_mu_fidelity,
+    judge_road,
+)
 from gradattr.work.evaluate.of_maps import (
     judge_completeness,
     judge_complexity,
@@ -35,6 +41,9 @@ from gradattr.work.evaluate.subject import Judged, Subject
 FORWARD: dict[str, Callable[[Any, Subject, Evaluator], Judged]] = {
     "deletion": judge_deletion,
     "insertion": judge_insertion,
+    "mu_fidelity": judge_mu_fidelity,
+    "road": judge_road,
+    "infidelity": judge_infidelity,
 }
 
 #: All others but 'agreement', which looks at pairs of methods.
@@ -65,7 +74,10 @@ def applies(metric: AnyMetric, method: MethodSpec, request: MethodRequest) -> bo
 
 
 def judge(metric: AnyMetric, subject: Subject) -> Judged:
-    """The metric's numbers and curves of all methods of the subject, which it must apply to."""
+    """The metric's numbers and curves of all methods of the subject, which it must apply to, in the
+    precision that it asks for."""
     if isinstance(metric, ForwardMetric):
-        return FORWARD[metric.metric](metric, subject, subject.loaded.evaluator)
+        loaded = subject.loaded
+        evaluator = loaded.evaluator if metric.precision == "fp32" else loaded.bfloat16
+        return FORWARD[metric.metric](metric, subject, evaluator)
     return OTHERS[metric.metric](metric, subject)

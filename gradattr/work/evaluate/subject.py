@@ -13,7 +13,7 @@ from gradattr.attribution.requests import MethodRequest
 from gradattr.attribution.result import Attribution
 from gradattr.data.types import Batch
 from gradattr.manifest.methods import MethodSpec
-from gradattr.metrics.masked_forwards import Score, image_scores
+from gradattr.metrics.masked_forwards import Score, scores_of
 from gradattr.seeds import sample_seeds
 from gradattr.work.attribute.loaded import Loaded
 from gradattr.work.attribute.rows import Group
@@ -65,22 +65,8 @@ class Subject:
         return self.labels if bool((self.labels >= 0).all()) else None
 
     def unchanged(self, score: Score) -> Tensor:
-        """(n,) float64: the model's score of each image; asked once for all metrics."""
-        return self._probabilities if score == "prob" else self._logits
-
-    @cached_property
-    def _probabilities(self) -> Tensor:
-        return self._scores("prob")
-
-    @cached_property
-    def _logits(self) -> Tensor:
-        return self._scores("logit")
-
-    def _scores(self, score: Score) -> Tensor:
-        at_once = self.loaded.batch_size
-        return image_scores(
-            self.loaded.evaluator, self.x, self.index, score=score, batch_size=at_once
-        )
+        """(n,) float64: the model's score of each image, known since its maps were made."""
+        return scores_of(self.results[0].logits, self.index, score)
 
     def at(self, places: Sequence[int]) -> Subject:
         """The images at these places alone."""

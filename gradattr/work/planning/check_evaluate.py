@@ -10,6 +10,7 @@ from torch import nn
 from gradattr.attribution.catalogue import method_info
 from gradattr.attribution.post_steps import channels_after
 from gradattr.attribution.requests import MethodRequest
+from gradattr.attribution.tuning.mixed import bfloat16_obstacle
 from gradattr.data.registry import input_shape
 from gradattr.data.types import DataIndex
 from gradattr.errors import DataError, MethodError, ModelError, UsageError
@@ -42,6 +43,7 @@ from gradattr.work.planning.checks import check_class_names
 from gradattr.work.planning.estimate_evaluate import judge_cost
 from gradattr.work.planning.indexes import Indexes
 from gradattr.work.planning.prepared import InputSpace
+from gradattr.work.resources import choose_device, runs_here
 
 #: Evaluations per image above which a person is told what takes them.
 MANY = 2000
@@ -132,6 +134,7 @@ def _faults(
         yield from _modules_missing(metric, context, network)
     if isinstance(metric, ForwardMetric):
         yield from _image_faults(metric, context)
+        yield from _precision_faults(metric, context)
 
 
 def _without_derivative(requests: Sequence[MethodRequest]) -> Iterator[str]:
@@ -215,6 +218,16 @@ def _image_faults(metric: ForwardMetric, context: RunContext) -> Iterator[str]:
                 f"ranks every channel on its own, and {', '.join(flat)} have one value per pixel; "
                 "set per_pixel: true"
             )
+
+
+def _precision_faults(metric: ForwardMetric, context: RunContext) -> Iterator[str]:
+    """Why its precision would not pay here, where the tasks will run on this machine too."""
+    engine, runtime = context.manifest.engine, context.manifest.runtime
+    if metric.precision == "fp32" or not runs_here(runtime):
+        return
+    obstacle = bfloat16_obstacle(choose_device(engine, runtime))
+    if obstacle is not None:
+        yield f"asks for precision bf16, but {obstacle}; leave the key out (fp32)"
 
 
 def _fill_notes(context: RunContext) -> list[str]:

@@ -158,9 +158,6 @@ class _Counter:
     network: nn.Module
     context: RunContext
 
-    def __post_init__(self) -> None:
-        self._asked: set[tuple[str, str]] = set()
-
     def cost(self, metric: AnyMetric, rows: int) -> MetricCost:
         pairs = zip(self.manifest.methods, self.requests, strict=True)
         own = [request for method, request in pairs if applies(metric, method, request)]
@@ -173,10 +170,10 @@ class _Counter:
             methods=tuple(request.id for request in own),
             images=rows if metric.images is None else min(rows, metric.images),
             evaluations=sum(
-                self._of_images(metric, len(some), explained)
+                self._of_images(metric, some)
                 if isinstance(metric, ForwardMetric)
                 else self._of_maps(metric, some)
-                for explained, some in alike.items()
+                for some in alike.values()
             ),
             forward_only=isinstance(metric, ForwardMetric),
             fillings=2 * len(metric.percentages) * len(own)
@@ -184,23 +181,20 @@ class _Counter:
             else 0,
         )
 
-    def _of_images(self, metric: ForwardMetric, methods: int, explained: str) -> float:
-        """Of a metric that asks about changed images; the unchanged ones are asked for once."""
+    def _of_images(self, metric: ForwardMetric, requests: list[MethodRequest]) -> float:
+        """Of a metric that asks about changed images; of the others the answers are known, but
+        those in another precision."""
+        again = metric.precision != "fp32"
         if isinstance(metric, DeletionMetric | InsertionMetric):
             end = metric.fill if isinstance(metric, DeletionMetric) else metric.start
-            changed = methods * (metric.steps - 1) + (end == "blur")
-        elif isinstance(metric, MuFidelityMetric):
-            changed = metric.subsets
-        elif isinstance(metric, RoadMetric):
-            return 2 * len(metric.percentages) * methods
-        else:
-            assert isinstance(metric, InfidelityMetric)
-            return metric.samples + 1
-        if metric.images is not None or metric.precision != "fp32":
-            return changed + 1
-        new = (explained, metric.score) not in self._asked
-        self._asked.add((explained, metric.score))
-        return changed + new
+            return len(requests) * (metric.steps - 1) + (end == "blur") + again
+        if isinstance(metric, MuFidelityMetric):
+            return metric.subsets + again
+        if isinstance(metric, RoadMetric):
+            return 2 * len(metric.percentages) * len(requests)
+        assert isinstance(metric, InfidelityMetric)
+        # Contributions are against baselines, some of which have to be searched for.
+        return metric.samples + again + _searches(requests)
 
     def _of_maps(self, metric: AnyMetric, requests: list[MethodRequest]) -> float:
         """Of a metric that makes maps again; those of the images are known if made here."""
@@ -220,8 +214,7 @@ class _Counter:
         if isinstance(metric, LabelRandomisationMetric):
             return first + self._maps(requests)
         if isinstance(metric, BaselineMetric):
-            starts = {getattr(request.source, "baseline", None) for request in requests}
-            return sum(s.evaluations + 1 for s in starts if isinstance(s, Unlearned))
+            return _searches(requests)
         return 0.0
 
     def _maps(self, requests: Sequence[MethodRequest]) -> float:
@@ -231,3 +224,10 @@ class _Counter:
         if metric.modules is not None:
             return metric.modules
         return modules_with_parameters(self.network, example_input(self.context)[:1])
+
+
+def _searches(requests: Sequence[MethodRequest]) -> float:
+    """Evaluations of finding the baselines of these methods, with the prediction there."""
+    starts = {getattr(request.source, "baseline", None) for request in requests}
+    found = [start.evaluations + 1 for start in starts if isinstance(start, Unlearned)]
+    return float(sum(found))

@@ -160,7 +160,7 @@ def test_recipes_for_permuted_labels_that_do_not_fit(
 def test_what_is_expensive_is_told(evaluation: Make) -> None:
     large = {"metric": "mu_fidelity", "subsets": 5000}
     (note,) = [note for note in told(evaluation(large, "deletion")) if "metric" in note]
-    assert note.startswith("metric 'mu_fidelity' takes 5,001 of 5,")
+    assert note.startswith("metric 'mu_fidelity' takes 5,000 of 5,")
     assert "'images: 200'" in note
     assert not [n for n in told(evaluation({**large, "images": 5})) if "metric" in n]
 

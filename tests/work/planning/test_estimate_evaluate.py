@@ -36,6 +36,10 @@ RECIPE = {"data": {"format": "digits", "limit": 30}, "epochs": 1}
 METRICS: list[Any] = [
     {"metric": "deletion", "steps": 6},
     {"metric": "insertion", "steps": 6},
+    {"metric": "deletion", "steps": 6, "images": 4},
+    {"metric": "mu_fidelity", "subsets": 12},
+    {"metric": "road", "percentages": [20, 50]},
+    {"metric": "infidelity", "samples": 11},
     {"metric": "attack", "candidates": 3, "steps": 2},
     {"metric": "sensitivity", "samples": 4},
     {"metric": "stability", "steps": [2, 5]},
@@ -108,7 +112,9 @@ def test_a_plan_predicts_what_is_evaluated(
     alone = measured(evaluation("cost", **changes))
     manifest = evaluation(metric, **changes)
     (line,) = planned(manifest)["metrics"]
-    assert measured(manifest) - alone == pytest.approx(IMAGES * line["evaluations"], rel=0.1)
+    assert measured(manifest) - alone == pytest.approx(
+        line["images"] * line["evaluations"], rel=0.1
+    )
 
 
 def test_shared_work_is_counted_once_and_subsets_of_images_as_such(evaluation: Make) -> None:
@@ -118,14 +124,14 @@ def test_shared_work_is_counted_once_and_subsets_of_images_as_such(evaluation: M
     deletion = {"metric": "deletion", "steps": 5}
     report = planned(evaluation(deletion, stepwise, few, many))
     lines = {line["metric"]: line for line in report["metrics"]}
-    # Four methods; the images themselves are asked about once for both curves.
-    assert lines["deletion"]["evaluations"] == 4 * 4 + 1
+    # Four methods; what the model says of the images themselves is known from making the maps.
+    assert lines["deletion"]["evaluations"] == 4 * 4
     assert lines["insertion"]["evaluations"] == 4 * 4
     assert lines["deletion"]["forward_only"]
     assert (lines["few"]["images"], lines["sensitivity"]["images"]) == (3, IMAGES)
     # gradient 1, integrated gradients 6, uni 3 + 4 and its start's score; one prediction for all.
     assert lines["few"]["evaluations"] == 2 * (1 + 6 + 7 + 1)
-    judged = IMAGES * (16 + 17 + 30) + 3 * 30
+    judged = IMAGES * (16 + 16 + 30) + 3 * 30
     assert report["stages"]["judge"]["evaluations"] == IMAGES * (1 + 6 + 7) + judged
     assert report["map_bytes"]["float32"] == IMAGES * 4 * 64 * 4
 
