@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 _SHOWN_KEYS = 20
 
 
-def compare_stored(a: str, b: str, store: str, endpoint_url: str | None, as_json: bool) -> None:
+def compare_stored(
+    a: str, b: str, store: str, endpoint_url: str | None, as_json: bool, png: str | None
+) -> None:
     """Print what differs between two runs. UsageError if they are of different kinds."""
     from gradattr.report.compare.runs import compare_runs
     from gradattr.report.results import Run
 
     runs = [Run(*locate(name, store, endpoint_url)) for name in (a, b)]
     found = compare_runs(*runs)
+    if png is not None:
+        from gradattr.report.compare.figure import plot_comparison
+
+        plot_comparison(found, png)
     if as_json:
         print_json(found.to_json())
         return
@@ -40,6 +46,8 @@ def compare_stored(a: str, b: str, store: str, endpoint_url: str | None, as_json
             "Differences are B - A with their 95 % interval; p after Holm's correction over the "
             "table. Above 0: B has the higher number, which need not be the better one."
         )
+    if png is not None:
+        print(f"Figure: {png}")
 
 
 def _print_asked(asked: Sequence[Asked]) -> None:

@@ -240,11 +240,11 @@ def plot(
         int | None,
         typer.Option("--top", min=1, help="tfa: images of either side, at most (default 5)."),
     ] = None,
-    store: StoreOption = "results",
     figure: Annotated[
         str | None,
         typer.Option("--figure", help="evaluate: curves, metrics or agreement alone."),
     ] = None,
+    store: StoreOption = "results",
     endpoint_url: EndpointOption = None,
 ) -> None:
     """Draw the DiffROAR curves of committed audits, side by side; of a run of kind tfa, each query
@@ -253,8 +253,8 @@ def plot(
     from gradattr.cli.plots import plot_runs
 
     chosen = {"query": query, "method": method, "map_method": map_method, "top": top}
-    plot_runs(runs, output, pred_power, chosen, store, endpoint_url)
     chosen["figure"] = figure
+    plot_runs(runs, output, pred_power, chosen, store, endpoint_url)
 
 
 @app.command(rich_help_panel="Look")
@@ -283,12 +283,15 @@ def compare(
     store: StoreOption = "results",
     endpoint_url: EndpointOption = None,
     as_json: JsonOption = False,
+    png: Annotated[
+        str | None, typer.Option(help="Also draw the differences to this .png, .svg or .pdf file.")
+    ] = None,
 ) -> None:
     """Put two committed runs side by side: what they were asked, and every number's B - A with a
     paired interval."""
     from gradattr.cli.compare import compare_stored
 
-    compare_stored(a, b, store, endpoint_url, as_json)
+    compare_stored(a, b, store, endpoint_url, as_json, png)
 
 
 @app.command(rich_help_panel="Look")

@@ -47,6 +47,15 @@ def test_two_runs_side_by_side(gradattr: Command, pair: tuple[str, str]) -> None
     assert all(row["low"] <= row["difference"] <= row["high"] for row in rows)
 
 
+def test_a_figure(gradattr: Command, pair: tuple[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    done = gradattr("compare", *pair, "--png", str(path))
+    assert done.code == 0
+    assert f"Figure: {path}" in done.out
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert gradattr("compare", *pair, "--png", str(tmp_path / "x.txt")).code == 2
+
+
 def test_by_id_and_with_itself(gradattr: Command, pair: tuple[str, str]) -> None:
     store, run_id = str(Path(pair[0]).parents[1]), Path(pair[0]).name
     done = gradattr("compare", run_id, pair[0], "--store", store)

@@ -69,7 +69,20 @@ def _attributions(a: Run, b: Run) -> list[Section]:
 
 def _evaluations(a: Run, b: Run) -> list[Section]:
     scores = compare_long_table(a, b, "scores", "Scores", by=("metric", "method"))
+    for one in scores:
+        one.notes.extend(_directions(a, {row["metric"] for row in one.rows}))
     return [*compare_predictions(a, b), *scores, *compare_maps(a, b)]
+
+
+def _directions(run: Run, metrics: set[str]) -> list[str]:
+    """Which way is better, of each metric."""
+    told = {row["metric"]: row["higher_is_better"] for row in run.table("summary").to_pylist()}
+    words = {True: "Higher is better", False: "Lower is better", None: "Neither way is better"}
+    found = {
+        text: sorted(name for name in metrics if name in told and told[name] is better)
+        for better, text in words.items()
+    }
+    return [f"{text}: {', '.join(names)}" for text, names in found.items() if names]
 
 
 def _patchings(a: Run, b: Run) -> list[Section]:

@@ -121,7 +121,7 @@ def _combinations(run: Run, table: str, by: Sequence[str]) -> list[tuple[str, ..
     places = {method: place for place, method in enumerate(run.methods)}
     rows = sorted(
         found.to_pylist(),
-        key=lambda row: [places.get(row[name], -1) if name == "method" else 0 for name in by],
+        key=lambda row: [places.get(row[k], -1) if k == "method" else row[k] for k in by],
     )
     return [tuple(row[name] for name in by) for row in rows]
 
