@@ -9,7 +9,9 @@ import pytest
 from torch import Tensor, nn
 
 from gradattr.attribution import PlainEvaluator
+from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.evaluate import EvaluateManifest
+from gradattr.runtime.driver import run
 from gradattr.storage.objects import open_store
 from gradattr.work.attribute import loaded
 from gradattr.work.evaluate import label_model, robustness
@@ -151,3 +153,30 @@ def test_a_probe_times_what_is_judged(evaluation: Make) -> None:
     assert 0 < 50 * seconds[0] < seconds[1]
     (road,) = planned(evaluation("road"), probe=True)["metrics"]
     assert road["evaluations"] == 2 * 9 * 4
+
+
+def test_maps_of_another_run_are_made_once_more_by_metrics_that_make_maps(
+    evaluation: Make, measured: Callable[[EvaluateManifest], int]
+) -> None:
+    here = evaluation("cost", methods=METHODS).model_dump(mode="json")
+    kept = ("data", "model", "preprocess", "methods", "seed", "store", "runtime")
+    maps = {key: here[key] for key in kept} | {"kind": "attribute", "name": "maps"}
+    theirs = run(AttributeManifest.model_validate(maps)).run_id
+    counts = []
+    for metric in ("cost", {"metric": "sensitivity", "samples": 4}):
+        value = {
+            "kind": "evaluate",
+            "name": "judged",
+            "attributions": f"run:{theirs}",
+            "metrics": [metric],
+            "engine": {"batch_size": 16},
+            "store": here["store"],
+            "runtime": here["runtime"],
+        }
+        manifest = EvaluateManifest.model_validate(value)
+        report = planned(manifest)
+        assert report["map_bytes"] == {}
+        counts.append((measured(manifest), report["stages"]["judge"]["evaluations"]))
+    # Without metrics that need the model, it only predicts.
+    assert counts[0] == (IMAGES, IMAGES)
+    assert counts[1][0] == pytest.approx(counts[1][1], rel=0.1)
