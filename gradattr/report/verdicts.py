@@ -22,6 +22,7 @@ from gradattr.metrics.statistics import Summary
 from gradattr.report.checked_numbers import CheckedNumber, checked_number
 from gradattr.report.results import Run
 from gradattr.storage.bundles import bundled_jobs
+from gradattr.storage.commit import read_run
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.runs import run_before
 
@@ -30,14 +31,19 @@ ALPHA = 0.05
 
 
 def check_run(
-    run: Run, checks: Sequence[CheckBase], store: ObjectStore | None = None
+    run: Run,
+    checks: Sequence[CheckBase],
+    store: ObjectStore | None = None,
+    *,
+    last: str | None = None,
 ) -> list[Verdict]:
     """The verdicts on ``checks``, in their order; of each check one for every bound, and for each
-    comparison. ``store``: where earlier runs are looked for, by default the run's own.
+    comparison. ``store``: where earlier runs are looked for, by default the run's own. ``last``:
+    id of the run that 'last' means, by default the last of this name that was committed before.
 
     What is not there fails; so does SQL that cannot be answered. Raises StoreError.
     """
-    earlier = _EarlierRuns(run, store or run.store)
+    earlier = _EarlierRuns(run, store or run.store, last)
     found = []
     for check in checks:
         number = checked_number(run, check)
@@ -52,17 +58,30 @@ def check_run(
 
 def check_with_jobs(run: Run, asked: Mapping[str, Sequence[CheckBase]]) -> list[Verdict]:
     """The verdicts on a run's own checks (under the name '') and, of an audit, on those of its
-    jobs by name: those of a job begin with it."""
+    jobs by name: those of a job begin with it. A job's 'last' run is the same job of the audit's
+    last run, also where that is the very run that this audit has."""
     found = check_run(run, asked.get("", ()))
+    earlier = _jobs_before(run, [check for name, part in asked.items() if name for check in part])
     for job in bundled_jobs({"manifest": run.manifest, "inputs": run.inputs}):
         checks = asked.get(job.job, ())
         if checks:
-            verdicts = check_run(Run(run.store, job.run_id), checks)
+            opened = Run(run.store, job.run_id)
+            verdicts = check_run(opened, checks, last=earlier.get(job.job))
             found += [
                 one._replace(check=f"{job.job}: {one.check}", group=f"{job.job}.{one.group}")
                 for one in verdicts
             ]
     return found
+
+
+def _jobs_before(run: Run, checks: Sequence[CheckBase]) -> dict[str, str]:
+    """Run ids of the jobs of the audit's last run; none if it has none, or nobody asks."""
+    if not any(check.not_worse_than == "last" for check in checks):
+        return {}
+    before = run_before(run.store, run.run_id)
+    if before is None:
+        return {}
+    return {job.job: job.run_id for job in bundled_jobs(read_run(run.store, before))}
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
@@ -149,10 +168,9 @@ def _not_worse(check: CheckBase, number: CheckedNumber, earlier: _EarlierRuns) -
 class _EarlierRuns:
     """Runs that this one is compared with, opened when they are first asked for."""
 
-    def __init__(self, run: Run, store: ObjectStore) -> None:
+    def __init__(self, run: Run, store: ObjectStore, last: str | None) -> None:
         self._run, self._store = run, store
-        self._last: str | None = None
-        self._looked = False
+        self._last, self._looked = last, last is not None
         self._opened: dict[str, Run | str] = {}
 
     @property
