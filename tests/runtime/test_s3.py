@@ -63,3 +63,21 @@ def test_nothing_outside_the_root_is_touched(bucket: Store, make_manifest: Make)
     keys = [info.key for info in open_store(bucket).list("")]
     assert keys
     assert all(key.startswith("runs/") for key in keys)
+
+
+def test_an_audit_on_s3_equals_a_local_one(bucket: Store, bundle: Make) -> None:
+    local = open_run(run(bundle()).uri)
+    spec = bucket.model_dump(exclude_none=True)
+    remote = run(bundle(store=spec))
+    # Nor is it of an audit's, nor of its jobs'.
+    assert remote.run_id == local.run_id
+    opened = open_run(remote.run_id, store=Store.model_validate(spec))
+    assert opened.tables == local.tables
+    for name in ("maps.predictions", "maps.attributions", "trust.diffroar"):
+        assert opened.table(name).equals(local.table(name)), name
+    answer = opened.sql("SELECT count(*) AS n FROM maps.predictions, trust.diffroar, jobs")
+    assert answer.to_pylist() == [{"n": 40 * 4 * 2}]
+    assert opened.job("maps").run_id == local.job("maps").run_id
+    report = verify_run(opened.store, remote.run_id)
+    assert report.ok, report.problems
+    assert run(bundle(store=spec)).already_complete
