@@ -155,6 +155,11 @@ class TfaManifest(ManifestBase):
         check_unique_maps(self.maps)
         self._check_checkpoints()
         self._check_index()
+        if self.model.train is not None and self.model.train.permute_labels is not None:
+            raise ValueError(
+                "model.train.permute_labels: the model would learn other labels than its training "
+                "examples have, and their gradients would not be what it learned from; leave it out"
+            )
         if self.preprocess == "weights" and not (self.model.weights or "").startswith(
             "torchvision:"
         ):

@@ -142,9 +142,9 @@ def _recipe() -> dict[str, Any]:
 def _train(own_data: bool = True) -> st.SearchStrategy[Any]:
     """A ``train`` block; in an audit it may go without data."""
     data: dict[str, Any] = {"data": _data()}
-    test = {"test": st.one_of(st.none(), _data()), "permute_labels": (None, 0, 3)}
+    test = {"test": st.one_of(st.none(), _data())}
     if own_data:
-        return _part(data, {**test, **_recipe()})
+        return _part(data, {**test, **_recipe(), "permute_labels": (None, 0, 3)})
     return _part({}, {**data, **test, **_recipe()})
 
 

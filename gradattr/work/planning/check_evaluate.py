@@ -254,7 +254,7 @@ def _cost_notes(context: RunContext, network: nn.Module) -> list[str]:
     given = {metric_id(metric): metric.images for metric in context.evaluate_manifest.metrics}
     return [
         f"metric '{one.metric}' takes {one.evaluations:,.0f} of {whole:,.0f} model evaluations per "
-        "image; 'images: 200' judges that many images by it, not all"
+        "image; with 'images' it looks at so many of them only"
         for one in sorted(large, key=lambda one: -one.evaluations)
         if given[one.metric] is None
     ]

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from gradattr.manifest.evaluate import EvaluateManifest
-from gradattr.manifest.model import TrainSpec
 from gradattr.manifest.robustness_metrics import LabelRandomisationMetric
 from gradattr.metrics.randomisation import other_model
 from gradattr.models import read_trained
@@ -96,13 +95,6 @@ def test_the_recipe_is_the_models_own_or_the_metrics(evaluation: Make, weights: 
     assert (spec.train.permute_labels, spec.train.epochs) == (9, 2)
     stages = {stage.name: stage for stage in prepare(with_weights).plan.stages}
     assert [task.key for task in stages["train"].tasks] == ["labels-label_randomisation"]
-
-
-def test_a_recipe_without_permuted_labels_is_what_it_was() -> None:
-    spec = TrainSpec.model_validate({"data": DATA})
-    assert "permute_labels" not in spec.model_dump()
-    permuted = TrainSpec.model_validate({"data": DATA, "permute_labels": 0})
-    assert permuted.model_dump()["permute_labels"] == 0
 
 
 def test_other_permutations_are_other_models(evaluation: Make) -> None:
