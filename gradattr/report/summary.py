@@ -8,6 +8,7 @@ from gradattr.report.bundle_summary import summarise_jobs
 from gradattr.report.evaluation_summary import summarise_evaluation
 from gradattr.report.label_notes import label_notes
 from gradattr.report.patching_summary import summarise_patching
+from gradattr.report.precision_notes import precision_notes
 from gradattr.report.summarised import Summarised
 from gradattr.report.training_summary import summarise_training
 
@@ -93,6 +94,7 @@ def _notes(run: Summarised, summary: dict[str, Any]) -> list[str]:
         kinds = ", ".join(f"{count} {status}" for status, count in summary["errors"].items())
         notes.append(f"Failures: {kinds} (table 'errors')")
     notes.extend(_agreement_notes(run))
+    notes.extend(precision_notes(run))
     notes.extend(label_notes(summary["training"]))
     return notes
 
