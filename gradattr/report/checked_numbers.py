@@ -123,7 +123,7 @@ def _of_sql(run: Summarised, check: SqlCheck, better: bool | None) -> CheckedNum
     try:
         answer = run.sql(check.sql)
     except QueryError as error:
-        return CheckedNumber(None, str(error), better)
+        return CheckedNumber(None, str(error).splitlines()[0], better)
     if answer.num_columns != 1 or answer.num_rows != 1:
         problem = (
             f"the SELECT answers {answer.num_rows} rows of {answer.num_columns} columns; expected "

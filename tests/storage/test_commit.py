@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradattr.canonical import digest_bytes
 from gradattr.errors import ConflictError, IntegrityError, ShardError, UsageError
 from gradattr.storage.commit import (
     commit_run,
@@ -18,6 +19,7 @@ from gradattr.storage.commit import (
     missing_shards,
     read_commit,
     read_run,
+    run_bytes,
 )
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore, open_store
@@ -270,3 +272,29 @@ def test_many_shards_commit_quickly(
     commit = commit_run(local, run.json)
     assert time.process_time() - start < 60 * 200 / 10_000 * 5
     assert commit.tables["predictions"].rows == 400
+
+
+def test_drivers_with_other_checks_commit_the_same_run(local: ObjectStore, small_run: Make) -> None:
+    first, second = small_run(), small_run()
+    for run, bound in ((first, 1), (second, 2)):
+        run.json["manifest"] = {**run.json["manifest"], "checks": [{"at_least": bound}]}
+    assert create_run(local, first.json) == "created"
+    assert create_run(local, second.json) == "exists"
+    for number in range(first.shards):
+        first.write_shard(local, number)
+    commit = commit_run(local, second.json)
+    assert commit.run_sha256 == digest_bytes(run_bytes(first.json))
+    assert read_run(local, first.run_id)["manifest"]["checks"] == [{"at_least": 1}]
+    assert verify_run(local, first.run_id).ok
+
+
+def test_another_change_of_run_json_is_found(local: ObjectStore, small_run: Make) -> None:
+    run = small_run()
+    edited = {**run.json, "inputs": {"data": "other"}}
+    assert create_run(local, edited) == "created"
+    for number in range(run.shards):
+        run.write_shard(local, number)
+    commit_run(local, run.json)
+    report = verify_run(local, run.run_id)
+    assert not report.ok
+    assert "is not the plan that was committed" in report.problems[0]

@@ -64,7 +64,16 @@ def _attributions(a: Run, b: Run) -> list[Section]:
     numbers = compare_long_table(
         a, b, "attributions", "Numbers of the maps", by=("method",), measures=measures
     )
-    return [*compare_predictions(a, b), *numbers, *compare_maps(a, b), *compare_trainings(a, b)]
+    leakage = compare_long_table(
+        a, b, "leakage", "Leakage", by=("method", "level"), measures=("share", "mass_ratio")
+    )
+    return [
+        *compare_predictions(a, b),
+        *numbers,
+        *leakage,
+        *compare_maps(a, b),
+        *compare_trainings(a, b),
+    ]
 
 
 def _evaluations(a: Run, b: Run) -> list[Section]:
@@ -86,7 +95,15 @@ def _directions(run: Run, metrics: set[str]) -> list[str]:
 
 
 def _patchings(a: Run, b: Run) -> list[Section]:
-    return compare_long_table(
+    baselines = compare_long_table(
+        a,
+        b,
+        "patching_baselines",
+        "Prompts and baselines",
+        by=("baseline",),
+        measures=("confidence", "baseline_confidence", "relative_distance"),
+    )
+    agreement = compare_long_table(
         a,
         b,
         "patching_agreement",
@@ -94,6 +111,7 @@ def _patchings(a: Run, b: Run) -> list[Section]:
         by=("baseline", "method"),
         measures=("l2", "relative_l2", "spearman"),
     )
+    return [*baselines, *agreement]
 
 
 def _audits(a: Run, b: Run) -> list[Section]:

@@ -15,8 +15,8 @@ from gradattr.report.compare.sections import (
     counts_note,
     difference_rows,
     has_rows,
+    literal,
     only_in_one,
-    text_literal,
 )
 from gradattr.report.results import Run
 
@@ -26,6 +26,10 @@ _PREDICTIONS = {
     "confidence": "CAST(confidence AS DOUBLE)",
     "loss": "CAST(loss AS DOUBLE)",
 }
+
+
+#: Values of the columns that choose rows: texts and levels.
+_Key = tuple[Any, ...]
 
 
 def common_samples(a: pa.Table, b: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +97,7 @@ def compare_long_table(
     if not (has_rows(a, table) and has_rows(b, table)):
         return []
     every = [_combinations(run, table, by) for run in (a, b)]
-    values: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray]] = {}
+    values: dict[_Key, tuple[np.ndarray, np.ndarray]] = {}
     counts: dict[tuple[int, int, int], int] = {}
     for key in every[0]:
         if key not in every[1]:
@@ -109,13 +113,13 @@ def compare_long_table(
     names = (*by, "measure") if measures else tuple(by)
     differences = paired_by_image(values)
     notes = [note for count in counts for note in counts_note("samples", *count)]
-    combined = [[" of ".join(reversed(key)) for key in one] for one in every]
+    combined = [[" of ".join(map(str, reversed(key))) for key in one] for one in every]
     notes += only_in_one("rows of", *combined)
     listed: list[Row] = difference_rows(names, differences)
     return [Section(title, "differences", names, listed, list(dict.fromkeys(notes)))]
 
 
-def _combinations(run: Run, table: str, by: Sequence[str]) -> list[tuple[str, ...]]:
+def _combinations(run: Run, table: str, by: Sequence[str]) -> list[_Key]:
     columns = ", ".join(by)
     found = run.sql(f"SELECT DISTINCT {columns} FROM {table} ORDER BY {columns}")
     places = {method: place for place, method in enumerate(run.methods)}
@@ -127,8 +131,8 @@ def _combinations(run: Run, table: str, by: Sequence[str]) -> list[tuple[str, ..
 
 
 def _samples(
-    run: Run, table: str, by: Sequence[str], key: tuple[str, ...], measures: Sequence[str] | None
+    run: Run, table: str, by: Sequence[str], key: _Key, measures: Sequence[str] | None
 ) -> pa.Table:
     columns = ", ".join(f"CAST({name} AS DOUBLE) AS {name}" for name in measures or ("value",))
-    where = " AND ".join(f"{n} = {text_literal(v)}" for n, v in zip(by, key, strict=True))
+    where = " AND ".join(f"{n} = {literal(v)}" for n, v in zip(by, key, strict=True))
     return run.sql(f'SELECT sample_id, {columns} FROM {table} WHERE {where} ORDER BY "row"')

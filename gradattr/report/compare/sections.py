@@ -86,9 +86,12 @@ def counts_note(what: str, a: int, b: int, both: int) -> list[str]:
     ]
 
 
-def text_literal(text: str) -> str:
-    """A text in SQL."""
-    return "'" + text.replace("'", "''") + "'"
+def literal(value: str | float) -> str:
+    """A text or a number in SQL."""
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    # Not the bare digits, which SQL reads as a decimal number.
+    return f"CAST('{value!r}' AS DOUBLE)"
 
 
 def has_rows(run: Run, *tables: str) -> bool:

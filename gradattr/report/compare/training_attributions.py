@@ -17,6 +17,7 @@ from gradattr.report.compare.sections import (
     difference_rows,
     has_rows,
     likeness_row,
+    literal,
     only_in_one,
 )
 from gradattr.report.results import Run
@@ -25,6 +26,10 @@ _TEST = ("method", "side", "map_method", "test", "steps", "level")
 _PAIRS = "SELECT query_id, method, side, train_id, score FROM tfa_pairs"
 #: Fewest training images in common of which a rank correlation says anything.
 _FEWEST = 3
+#: Queries of which all scores are compared, at most: each is a pass over them.
+_QUERIES = 50
+#: What the inputs of a run call its training examples.
+_TRAINING_DATA = "data"
 
 
 def compare_training_attributions(a: Run, b: Run) -> list[Section]:
@@ -55,6 +60,10 @@ def _pairs(a: Run, b: Run) -> list[Section]:
         ]
         names = {"method": method, "side": "both", "measure": "Spearman of scores in common"}
         rows.append(likeness_row(names, np.array(alike, np.float64)))
+        whole = _whole_scores(a, b, method, common[:_QUERIES])
+        if whole:
+            names = {"method": method, "side": "all", "measure": "Spearman of all scores"}
+            rows.append(likeness_row(names, np.array(whole, np.float64)))
     notes = counts_note("queries", len(queries[0]), len(queries[1]), len(common))
     notes += only_in_one("scores of", a.methods, b.methods)
     title = "Training images that each query names, over queries"
@@ -87,6 +96,31 @@ def _correlation(a: dict[str, float], b: dict[str, float]) -> float:
     if len(common) < _FEWEST or len(set(mine)) == 1 or len(set(theirs)) == 1:
         return float("nan")
     return float(stats.spearmanr(mine, theirs).statistic)
+
+
+def _whole_scores(a: Run, b: Run, method: str, queries: list[str]) -> list[float]:
+    """Rank correlation over all training examples of each query; none where a run does not keep
+    every score, or the training examples are others."""
+    data = [run.inputs.get("data", {}).get(_TRAINING_DATA, {}).get("digest") for run in (a, b)]
+    if any(run.manifest.get("keep") != "full" or not has_rows(run, "tda_scores") for run in (a, b)):
+        return []
+    if data[0] is None or data[0] != data[1]:
+        return []
+    numbers = [
+        {row["sample_id"]: row["query"] for row in run.table("queries").to_pylist()}
+        for run in (a, b)
+    ]
+    return [
+        _correlation(_scores(a, numbers[0][query], method), _scores(b, numbers[1][query], method))
+        for query in queries
+    ]
+
+
+def _scores(run: Run, query: int, method: str) -> dict[str, float]:
+    sql = f"SELECT train_row, score FROM tda_scores WHERE query = {query:d} AND method = "
+    found = run.sql(sql + literal(method))
+    rows, scores = (found[name].to_pylist() for name in ("train_row", "score"))
+    return {str(row): score for row, score in zip(rows, scores, strict=True)}
 
 
 def _tests(a: Run, b: Run) -> list[Section]:

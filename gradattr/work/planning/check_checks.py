@@ -140,7 +140,7 @@ def _problems(
         try:
             check_select(check.sql)
         except QueryError as error:
-            problems.append(f".sql: {error}")
+            problems.append(f".sql: {_printable(str(error))}")
         return problems
     if known is None:
         return [*problems, f".check: kind '{manifest.kind}' has no table '{check.table}'; use sql"]
@@ -186,7 +186,12 @@ def _unknown_values(check: CheckBase, options: Mapping[str, Sequence[Any]]) -> l
 
 
 def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else f"'{value}'"
+    return f"{value:g}" if isinstance(value, float) else f"'{_printable(str(value))}'"
+
+
+def _printable(text: str) -> str:
+    """Without characters that could drive a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
 
 
 def _of_direction(manifest: EvaluateManifest, check: SummaryCheck) -> list[str]:

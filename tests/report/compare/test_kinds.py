@@ -138,6 +138,20 @@ def test_maps_that_are_not_whole(make_manifest: Make, tmp_path: Any, maps: str) 
         assert "B keeps maps as 'pooled:4'" in section(found, "Maps of the same image").notes[0]
 
 
+def test_leakage(make_manifest: Make) -> None:
+    blocks = {"format": "blockmnist", "split": "test", "limit": 6}
+    common: dict[str, Any] = {"data": blocks}
+    common["model"] = {"arch": "linear", "train": {"data": blocks, "epochs": 1}}
+    a = opened(make_manifest(**common, methods=["saliency"], leakage_levels=[0.1, 0.5]))
+    smooth = {"name": "smoothgrad", "id": "saliency", "samples": 2, "target": "loss_true"}
+    b = opened(make_manifest(**common, methods=[smooth], leakage_levels=[0.5, 0.9]))
+    found = section(check_laws(a, b), "Leakage")
+    row = named(found, method="saliency", level=0.5, measure="share")
+    told = [one for one in a.table("leakage").to_pylist() if one["level"] == 0.5]
+    assert row["a"] == pytest.approx(np.mean([one["share"] for one in told]))
+    assert "Only in B, left out: rows of 0.9 of saliency" in found.notes
+
+
 def test_evaluations(evaluation: Callable[..., Manifest]) -> None:
     metrics = ["insertion", {"metric": "complexity", "images": 5}]
     a = opened(evaluation(*metrics))
@@ -177,7 +191,8 @@ def test_audits(audit: Callable[..., Manifest]) -> None:
 
 
 def test_training_attributions(tfa: Callable[..., Manifest]) -> None:
-    tested = {"insertion": {"levels": [0.2, 1.0]}, "scores": ["grad_cos", "grad_dot"]}
+    tested: dict[str, Any] = {"insertion": {"levels": [0.2, 1.0]}, "keep": "full"}
+    tested["scores"] = ["grad_cos", "grad_dot"]
     a = opened(tfa(**tested))
     b = opened(tfa(**tested, top=5, name="more"))
     found = check_laws(a, b)
@@ -186,6 +201,17 @@ def test_training_attributions(tfa: Callable[..., Manifest]) -> None:
     # The first three of five.
     assert (row["n"], row["mean"]) == (5, pytest.approx(0.6))
     assert named(pairs, method="grad_cos", side="both")["mean"] == pytest.approx(1)
+    whole = named(pairs, method="grad_dot", measure="Spearman of all scores")
+    assert (whole["n"], whole["mean"]) == (5, pytest.approx(1))
+    # Other parameters, other scores of the same training examples.
+    other = opened(tfa(scores=["grad_dot"], keep="full", maps=[], parameters=["*bias"]))
+    alike = section(compare_runs(a, other), "Training images")
+    row = named(alike, method="grad_dot", measure="Spearman of all scores")
+    assert 0.2 < row["mean"] < 0.999
+    assert "Only in A, left out: scores of grad_cos" in alike.notes
+    few = opened(tfa(scores=["grad_dot"], keep="top:3", maps=[]))
+    measures = {one["measure"] for one in section(compare_runs(a, few), "Training images").rows}
+    assert measures == {"same training images", "Spearman of scores in common"}
     tests = section(found, "Tests of the maps")
     row = named(tests, method="grad_cos", level=0.2)
     told = told_by(a, "tfa_summary", method="grad_cos", level=0.2)
@@ -196,7 +222,9 @@ def test_training_attributions(tfa: Callable[..., Manifest]) -> None:
 def test_patchings(make_patching: Callable[..., Manifest]) -> None:
     changed = {"baselines": [{"baseline": "uni", "iterations": 3}, "zero"], "name": "other"}
     found = check_laws(opened(make_patching()), opened(make_patching(**changed)))
-    (rows,) = [one for one in found.sections if one.title.startswith("How far estimates")]
+    rows = section(found, "How far estimates")
+    start = named(section(found, "Prompts"), baseline="zero", measure="baseline_confidence")
+    assert (start["n"], start["difference"]) == (8, 0)
     assert named(rows, baseline="zero", measure="l2")["difference"] == 0
     assert named(rows, baseline="uni", measure="l2")["difference"] != 0
     assert {row["n"] for row in rows.rows} == {8}
