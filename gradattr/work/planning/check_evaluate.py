@@ -23,7 +23,7 @@ from gradattr.manifest.faithfulness_metrics import (
     RoadMetric,
 )
 from gradattr.manifest.metric_base import ForwardMetric
-from gradattr.manifest.metrics import AgreementMetric, AnyMetric, metric_id
+from gradattr.manifest.metrics import AnyMetric, metric_id
 from gradattr.manifest.robustness_metrics import (
     AttackMetric,
     LabelRandomisationMetric,
@@ -64,7 +64,8 @@ def evaluation_notes(context: RunContext, network: nn.Module) -> list[str]:
     """What a person should know before it starts; the ``network`` is the explained model, in eval
     mode or not.
 
-    UsageError that names every metric which cannot judge these methods or images, and why.
+    UsageError that names every metric which cannot judge these methods or images, and why; a metric
+    that says nothing of any of the methods is told of, unless all of them are so.
     """
     manifest = context.evaluate_manifest
     requests = stand_in_requests(manifest, context.shape, context.num_classes)
@@ -76,9 +77,14 @@ def evaluation_notes(context: RunContext, network: nn.Module) -> list[str]:
             for metric in manifest.metrics
             for fault in _faults(metric, context, requests, network)
         ]
+        unused = _unused(manifest, requests)
+        if len(unused) == len(manifest.metrics):
+            faults += [f"metrics: {one}; add such a method, or another metric" for one in unused]
         if faults:
             raise UsageError("\n".join(faults))
-        return [*_fill_notes(context), *_cost_notes(context, network)]
+        told = [f"metric {one}, and has no numbers here" for one in unused]
+        told += _training_notes(manifest)
+        return [*told, *_fill_notes(context), *_cost_notes(context, network)]
     finally:
         for module, training in modes.items():
             module.training = training
@@ -110,6 +116,17 @@ def check_label_models(
             )
 
 
+def _unused(manifest: EvaluateManifest, requests: Sequence[MethodRequest]) -> list[str]:
+    """Metrics that judge none of the methods, as sentences."""
+    pairs = list(zip(manifest.methods, requests, strict=True))
+    return [
+        f"'{metric_id(metric)}' says nothing of {', '.join(one.id for one in requests)}: it judges "
+        f"methods that {_WANTED[metric.metric]}"
+        for metric in manifest.metrics
+        if not any(applies(metric, method, request) for method, request in pairs)
+    ]
+
+
 def _faults(
     metric: AnyMetric, context: RunContext, requests: Sequence[MethodRequest], network: nn.Module
 ) -> Iterator[str]:
@@ -117,11 +134,6 @@ def _faults(
     methods = context.evaluate_manifest.methods
     pairs = zip(methods, requests, strict=True)
     own = [request for method, request in pairs if applies(metric, method, request)]
-    if not own and not isinstance(metric, AgreementMetric):
-        yield (
-            f"says nothing of {', '.join(request.id for request in requests)}: it judges methods "
-            f"that {_WANTED[metric.metric]}; leave it out, or add one"
-        )
     pixels = context.shape[1] * context.shape[2]
     top = getattr(metric, "top", None)
     if isinstance(top, int) and top > pixels:
@@ -243,6 +255,20 @@ def _fill_notes(context: RunContext) -> list[str]:
     return [
         f"'mean' of {', '.join(filled)} is black here: pre-processing subtracts no mean "
         "(preprocess.mean)"
+    ]
+
+
+def _training_notes(manifest: EvaluateManifest) -> list[str]:
+    recipes = {
+        metric_id(metric): label_spec(manifest, metric).train
+        for metric in manifest.metrics
+        if isinstance(metric, LabelRandomisationMetric)
+    }
+    return [
+        f"metric '{name}' trains another model, on permuted labels, for at most {train.epochs} "
+        "epochs; 'gradattr show' tells whether it has learned them"
+        for name, train in recipes.items()
+        if train is not None
     ]
 
 

@@ -49,8 +49,12 @@ def refused(
     ],
 )
 def test_metrics_of_no_method(evaluation: Make, metric: str, words: str) -> None:
-    refused(evaluation, words, metric, methods=["gradient", "random"])
-    assert told(evaluation(metric))
+    """One among others is told of; where there is no other there is nothing to judge."""
+    methods = ["gradient", "random"]
+    refused(evaluation, words, metric, methods=methods)
+    (note,) = [one for one in told(evaluation(metric, "cost", methods=methods)) if words in one]
+    assert note.startswith(f"metric '{metric}' says nothing of gradient, random")
+    assert words not in str(told(evaluation(metric)))
 
 
 def test_an_attack_along_derivatives_of_methods_that_have_none(evaluation: Make) -> None:
@@ -170,3 +174,10 @@ def test_the_mean_of_images_that_are_not_normalised_is_told_to_be_black(evaluati
     notes = told(evaluation(*metrics, preprocess={}))
     assert "'mean' of deletion is black here: pre-processing subtracts no mean" in str(notes)
     assert "is black here" not in str(told(evaluation(*metrics)))
+
+
+def test_another_training_is_told_of(evaluation: Make) -> None:
+    recipe = {"data": {"format": "digits", "limit": 20}, "epochs": 7}
+    notes = told(evaluation({"metric": "label_randomisation", "train": recipe}))
+    words = "metric 'label_randomisation' trains another model, on permuted labels, for at most 7"
+    assert any(note.startswith(words) for note in notes)
