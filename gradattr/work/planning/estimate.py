@@ -202,9 +202,11 @@ def _training_seconds(context: RunContext, task: Task) -> float:
 
 def _probe_text(context: RunContext) -> str:
     device = choose_device(context.manifest.engine, context.manifest.runtime)
+    judged = isinstance(context.manifest, EvaluateManifest)
+    compared = "ranking and comparing maps, " if judged else ""
     return (
         f"Times are estimated from a few batches on this machine ({device.type}, "
         f"{_slots(context)} tasks at once); training may stop before its last epoch.\n"
         "Not counted: the start of Ray and its workers (a minute or less), reading and writing, "
-        "other programs' load."
+        f"{compared}other programs' load."
     )

@@ -151,6 +151,7 @@ def test_a_probe_times_what_is_judged(evaluation: Make) -> None:
     many = planned(evaluation({"metric": "mu_fidelity", "subsets": 100_000}), probe=True)
     seconds = [one["stages"]["judge"]["seconds"] for one in (few, many)]
     assert 0 < 50 * seconds[0] < seconds[1]
+    assert "ranking and comparing maps, other programs' load" in many["probe"]
     (road,) = planned(evaluation("road"), probe=True)["metrics"]
     assert road["evaluations"] == 2 * 9 * 4
 
