@@ -110,3 +110,5 @@ def print_sum(report: dict[str, Any]) -> None:
         ],
         right=columns[3:],
     )
+    for note in report["notes"]:
+        print(f"Note: {note}")

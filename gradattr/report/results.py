@@ -170,7 +170,7 @@ class Run:
         """What a notebook shows: the summary as a small table."""
         summary = summarise(self)
         accuracy = summary["accuracy"]
-        head = f"<b>{html.escape(self.run_id)}</b>: {summary['rows']} rows"
+        head = f"<b>{html.escape(self.run_id)}</b>: {self.rows} {'jobs' if self.jobs else 'rows'}"
         if accuracy is not None:
             head += f", accuracy {accuracy:.2%}"
         names: tuple[str, ...]
@@ -193,6 +193,12 @@ class Run:
             names = ("baseline", "method", "measure", "n", "mean", "low", "high")
             rows_of = summary["patching"]["faithfulness"]
             cells = [[_shown(row[name]) for name in names] for row in rows_of]
+        elif summary["jobs"]:
+            names = ("job", "kind", "run", "found")
+            cells = [
+                [job["job"], job["kind"], job["run_id"], "; ".join(job["headlines"])]
+                for job in summary["jobs"]
+            ]
         elif summary["evaluation"]:
             names = ("metric", "method", "n", "mean", "low", "high", "rank", "tied with")
             cells = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 from gradattr.errors import CheckError, GradattrError, Interrupted
@@ -46,9 +46,9 @@ def carry_out_jobs(
     for name in done:
         run_id = prepared.jobs[name].plan.run_id
         listener(Event("note", f"job {name}: {run_id} is already complete"))
-    with _executors(prepared, stop, open_executor) as open_one:
-        for number, name in enumerate(left):
-            job = prepared.jobs[name]
+    jobs = {name: prepared.jobs[name] for name in left}
+    with _executors(jobs, stop, open_executor) as open_one:
+        for number, (name, job) in enumerate(jobs.items()):
             place = list(prepared.jobs).index(name) + 1
             counted = f"{place} of {len(prepared.jobs)}"
             listener(Event("note", f"job {name} ({counted}): run {job.plan.run_id}"))
@@ -89,43 +89,32 @@ def _of_job(name: str, listener: Listener) -> Listener:
 
 @contextmanager
 def _executors(
-    prepared: Prepared, stop: StopRequest, given: OpenExecutor | None
+    jobs: dict[str, Prepared], stop: StopRequest, given: OpenExecutor | None
 ) -> Iterator[OpenExecutor]:
-    """Within: a way to open an executor for each job, all of them on one cluster, which is
-    connected to when the first job has something to do."""
-    if given is not None:
-        yield given
+    """Within: a way to open an executor for each of the jobs, all of them on one cluster. Raises
+    UsageError that names every job whose tasks no node can run."""
+    runtimes = {name: job.context.manifest.runtime for name, job in jobs.items()}
+    if given is not None or not jobs:
+        yield given or inline
         return
-    if prepared.context.manifest.runtime.address == "inline":
+    if next(iter(runtimes.values())).address == "inline":
         yield inline
         return
-    with ExitStack() as stack:
-        cluster = _Cluster(prepared, stack, stop)
-        yield cluster.open
+    # Here and not above, so that a run without Ray does not load it.
+    from gradattr.runtime.ray_cluster import check_resources, connect
+    from gradattr.runtime.ray_executor import ray_executor
+
     stop.listen()
+    with connect(widest(list(runtimes.values()))) as description:
+        # Ray takes the signals for itself.
+        stop.listen()
+        for_every_job(runtimes, check_resources)
 
+        def on_ray(context: RunContext) -> AbstractContextManager[Executor]:
+            return ray_executor(context, description)
 
-class _Cluster:
-    """One Ray for all jobs."""
-
-    def __init__(self, prepared: Prepared, stack: ExitStack, stop: StopRequest) -> None:
-        self._runtimes = {n: job.context.manifest.runtime for n, job in prepared.jobs.items()}
-        self._stack = stack
-        self._stop = stop
-        self._description = ""
-
-    def open(self, context: RunContext) -> AbstractContextManager[Executor]:
-        # Here and not above, so that a run without Ray does not load it.
-        from gradattr.runtime.ray_cluster import check_resources, connect
-        from gradattr.runtime.ray_executor import ray_executor
-
-        self._stop.listen()
-        if not self._description:
-            runtime = widest(list(self._runtimes.values()))
-            self._description = self._stack.enter_context(connect(runtime))
-            for_every_job(self._runtimes, check_resources)
-            self._stop.listen()
-        return ray_executor(context, self._description)
+        yield on_ray
+    stop.listen()
 
 
 def widest(runtimes: list[Runtime]) -> Runtime:

@@ -220,6 +220,27 @@ def test_one_ray_for_all_jobs(
             assert _sorted(opened, name).equals(_sorted(alone, name)), name
 
 
+def test_every_job_that_no_node_can_run_is_named_before_the_first(
+    bundle: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def made_up(runtime: Runtime) -> Iterator[str]:
+        yield "a cluster"
+
+    def check(runtime: Runtime) -> None:
+        if runtime.gpus_per_task:
+            raise UsageError("no node has a GPU")
+
+    monkeypatch.setattr("gradattr.runtime.ray_cluster.connect", made_up)
+    monkeypatch.setattr("gradattr.runtime.ray_cluster.check_resources", check)
+    jobs = bundle(runtime={"address": "auto"}).model_dump(mode="json")["jobs"]
+    jobs["trust"]["runtime"] = {"gpus_per_task": 1.0}
+    manifest = bundle(runtime={"address": "auto"}, jobs=jobs)
+    with pytest.raises(UsageError, match=r"^job 'trust': no node has a GPU$"):
+        run(manifest)
+    assert {one.name for one in list_runs(open_store(manifest.store))} == {"weekly"}
+
+
 def test_any_executor_serves_every_job(bundle: Make) -> None:
     seen: list[tuple[str, str]] = []
 

@@ -23,7 +23,22 @@ def estimate_audit(prepared: Prepared, store: ObjectStore, *, probe: bool) -> di
         "committed": find_commit(store, plan.run_id) is not None,
         "jobs": jobs,
         "sum": [*lines, _sum(lines)],
+        "notes": _trained_once(prepared),
     }
+
+
+def _trained_once(prepared: Prepared) -> list[str]:
+    """What the sum counts more often than it is done."""
+    jobs: dict[str, list[str]] = {}
+    for name, job in prepared.jobs.items():
+        for digest in {ref.digest for ref in job.context.models if ref.trained}:
+            jobs.setdefault(digest, []).append(name)
+    shared = dict.fromkeys(tuple(names) for names in jobs.values() if len(names) > 1)
+    return [
+        f"Jobs {', '.join(names)} need the same training: the first does it, and the others find "
+        "the model in the store. Its time is counted for each of them."
+        for names in shared
+    ]
 
 
 def _line(name: str, kind: str, report: dict[str, Any]) -> dict[str, Any]:

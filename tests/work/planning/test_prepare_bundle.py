@@ -17,6 +17,7 @@ from gradattr.work.planning.estimate_bundle import estimate_audit
 from gradattr.work.planning.preflight import preflight_run
 from gradattr.work.planning.prepare import make_plan, prepare
 from gradattr.work.planning.prepare_bundle import for_every_job
+from tests.small_bundles import DIGITS
 
 Make = Callable[..., AuditManifest]
 
@@ -126,3 +127,19 @@ def test_costs_are_those_of_the_jobs_and_their_sum(bundle: Make) -> None:
     timed = estimate_audit(prepared, store, probe=True)["sum"]
     assert timed[-1]["seconds"] == pytest.approx(sum(line["seconds"] for line in timed[:-1]))
     assert timed[-1]["seconds"] > 0
+
+
+def test_what_is_trained_once_is_told(bundle: Make) -> None:
+    def noted(epochs: int) -> list[str]:
+        jobs = bundle().model_dump(mode="json")["jobs"]
+        recipe = {"data": DIGITS, "test": DIGITS, "epochs": 2}
+        mlp = {"arch": "mlp", "hidden": [4]}
+        jobs["maps"]["model"] = mlp | {"train": recipe}
+        jobs["trust"]["models"]["standard"] = mlp | {"train": recipe | {"epochs": epochs}}
+        manifest = bundle(jobs=jobs)
+        report = estimate_audit(prepare(manifest), open_store(manifest.store), probe=False)
+        return list(report["notes"])
+
+    (note,) = noted(epochs=2)
+    assert note.startswith("Jobs maps, trust need the same training: the first does it")
+    assert noted(epochs=3) == []
