@@ -330,6 +330,12 @@ def test_bfloat16_is_close_and_says_how_close(evaluation: Make, found: Run) -> N
         assert all(0 <= one["mean"] <= one["largest"] for one in told)
     for metric in ("deletion_auc", "insertion_auc", "from_black_auc", "road_score"):
         assert all(np.abs(exact[k] - there[k]).max() < 0.01 for k in exact if k[0] == metric)
+    # Gradients of mixed precision beside it: those layers are not for such passes.
+    engine = {"precision": "mixed"}
+    beside = scores(finished(evaluation(FORWARD[0] | {"precision": "bf16"}, engine=engine)))
+    for method in ("gradient", "integrated_gradients"):
+        auc = ("deletion_auc", method)
+        assert beside[auc] == pytest.approx(there[auc], abs=0.02)
     (note,) = [note for note in summarise(fast)["notes"] if "bf16" in note]
     assert all(name in note for name in names)
 
