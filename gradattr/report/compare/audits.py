@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from gradattr.metrics.run_differences import RunDifference, corrected, paired_by_seed, unpaired
@@ -37,7 +38,13 @@ def compare_audits(a: Run, b: Run) -> list[Section]:
     notes = [f"{count} of {len(found)} {way}" for way, count in ways.items()]
     keys = [[f"{key[0]} at {key[3]:g} ({key[2]})" for key in one] for one in scores]
     notes += only_in_one("scores of", *keys)
-    rows = difference_rows(_NAMES, corrected(found))
+    floors = [key for key in found if key[3] >= 1]
+    if floors:
+        notes.append("Level 1 is the noise floor, the same trials for every scheme: not tested")
+    # Else a handful of copies of one comparison would make every other p larger.
+    tested = corrected({key: one for key, one in found.items() if key not in floors})
+    untested = {key: found[key]._replace(p=math.nan) for key in floors}
+    rows = difference_rows(_NAMES, {key: {**tested, **untested}[key] for key in found})
     return [Section("DiffROAR", "differences", _NAMES, rows, notes)]
 
 
