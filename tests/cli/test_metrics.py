@@ -70,11 +70,11 @@ def test_a_plan_says_what_every_metric_costs(gradattr: Any, tmp_path: Path) -> N
     told = gradattr("plan", str(path), "--no-probe")
     assert told.code == 0, told.err
     lines = {line.split()[0]: line.split()[1:] for line in told.out.splitlines() if line.strip()}
-    assert lines["deletion"] == ["19", "forward", "20", "380", "2"]
+    assert lines["deletion"] == ["18", "forward", "20", "360", "2"]
     assert lines["sensitivity"] == ["10", "5", "50", "2"]
     assert lines["complexity"] == ["0", "20", "0", "2"]
     assert lines["agreement"] == ["0", "20", "0", "2"]
     report = json.loads(gradattr("plan", str(path), "--no-probe", "--json").out)
     (judge,) = [stage for stage in report["stages"] if stage["name"] == "judge"]
-    assert judge["evaluations"] == 20 * 1 + 380 + 50
+    assert judge["evaluations"] == 20 * 1 + 360 + 50
     assert [one["metric"] for one in report["metrics"]][:2] == ["deletion", "sensitivity"]
