@@ -50,6 +50,9 @@ def test_each_job_is_a_run_and_the_audit_names_them(bundle: Make) -> None:
         assert row["tables"] == alone.tables
         assert opened.job(row["job"]).run_id == alone.run_id
     assert rows[0]["rows"] == 40
+    page = opened._repr_html_()
+    assert "2 jobs" in page
+    assert f"<td>maps</td><td>attribute</td><td>{rows[0]['run_id']}</td><td>accuracy " in page
 
 
 def test_a_job_is_the_run_of_the_same_manifest_by_hand(bundle: Make) -> None:
