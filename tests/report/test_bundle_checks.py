@@ -11,6 +11,7 @@ import pytest
 from gradattr.cli.check import asked_by, asked_in
 from gradattr.manifest.audit import AuditManifest
 from gradattr.metrics.checks import Verdict
+from gradattr.report.compare.runs import compare_runs
 from gradattr.report.results import Run, open_run
 from gradattr.report.verdicts import check_with_jobs
 from gradattr.runtime.driver import run
@@ -78,3 +79,16 @@ def test_an_audit_that_was_never_committed_is_not_the_last(
     # But the run of the job by itself is there to be compared with.
     assert f"(earlier run {first.job('maps').run_id})" in verdicts[1].text
     assert not verdicts[2].made
+
+
+def test_what_two_audits_were_made_from(changed: Callable[..., AuditManifest]) -> None:
+    fewer = {"data": {"format": "digits", "split": "test", "limit": 30}}
+    first, _ = _judged(changed())
+    second, _ = _judged(changed(maps=fewer))
+    same = compare_runs(first, first)
+    assert same.about.startswith("Both runs are of the same model and the same data")
+    other = compare_runs(first, second)
+    assert other.about.startswith("THE DATA DIFFER")
+    assert "The models are the same" in other.about
+    assert [one.key for one in other.asked] == ["jobs.maps.data.limit"]
+    assert (other.to_json()["same_data"], other.to_json()["same_models"]) == (False, True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gradattr.errors import UsageError
+from gradattr.plan import without_checks
 from gradattr.report.compare.asked import Asked, asked_differently, digests_differ, in_words
 from gradattr.report.compare.audits import compare_audits
 from gradattr.report.compare.maps import compare_maps
@@ -32,7 +33,7 @@ class Comparison:
     sections: list[Section] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        inputs = (self.a.inputs, self.b.inputs)
+        inputs = _inputs(self.a, self.b)
         return {
             "a": {"run_id": self.a.run_id, "uri": self.a.uri},
             "b": {"run_id": self.b.run_id, "uri": self.b.uri},
@@ -55,8 +56,21 @@ def compare_runs(a: Run, b: Run) -> Comparison:
     compare = _KINDS.get(kinds[0])
     if compare is None:
         raise UsageError(f"runs of kind '{kinds[0]}' have nothing that can be compared")
-    asked = asked_differently(a.manifest, b.manifest)
-    return Comparison(a, b, asked, in_words(a.inputs, b.inputs, asked), compare(a, b))
+    asked = asked_differently(without_checks(a.manifest), without_checks(b.manifest))
+    return Comparison(a, b, asked, in_words(*_inputs(a, b), asked), compare(a, b))
+
+
+def _inputs(a: Run, b: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What both were made from; of audits what those jobs were that both have."""
+    if not (a.jobs and b.jobs):
+        return a.inputs, b.inputs
+    shared = [name for name in a.jobs if name in b.jobs]
+    of_jobs = [{name: run.job(name).inputs for name in shared} for run in (a, b)]
+    first, second = (
+        {part: {name: one.get(part) for name, one in jobs.items()} for part in ("data", "models")}
+        for jobs in of_jobs
+    )
+    return first, second
 
 
 def _attributions(a: Run, b: Run) -> list[Section]:
