@@ -199,7 +199,8 @@ def _define_jobs(definitions: JsonSchema) -> None:
     of it may stand under 'common', so that nothing but its kind is."""
     for kind, model in JOB_KINDS.items():
         whole = definitions[model.__name__]
-        properties = {k: v for k, v in whole["properties"].items() if k not in ("name", "version")}
+        properties = _referred(model.__name__, definitions)
+        del properties["name"], properties["version"]
         properties["store"] = _some_of("Store", ("maps",), definitions)
         runtime = definitions["Runtime"]["properties"]
         properties["runtime"] = _some_of("Runtime", set(runtime) - {"address"}, definitions)
@@ -232,7 +233,7 @@ def _name_jobs_of_checks(definitions: JsonSchema) -> None:
         needed = [] if word == "sql" else ["job"]
         definitions[f"{name}OfJob"] = {
             **check,
-            "properties": check["properties"] | {"job": job},
+            "properties": _referred(name, definitions) | {"job": job},
             "required": [*check["required"], *needed],
         }
         arms[word] = f"#/$defs/{name}OfJob"
@@ -248,9 +249,15 @@ def _job_name(kind: str) -> str:
     return f"{kind.capitalize()}{_JOB}"
 
 
+def _referred(name: str, definitions: JsonSchema) -> JsonSchema:
+    """The properties of a definition, each by reference: what is said of them stands once."""
+    keys = definitions[name]["properties"]
+    return {key: {"$ref": f"#/$defs/{name}/properties/{key}"} for key in keys}
+
+
 def _some_of(name: str, keys: Collection[str], definitions: JsonSchema) -> JsonSchema:
     whole = definitions[name]
-    properties = {key: value for key, value in whole["properties"].items() if key in keys}
+    properties = {k: ref for k, ref in _referred(name, definitions).items() if k in keys}
     return {**whole, "properties": properties}
 
 
