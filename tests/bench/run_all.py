@@ -37,8 +37,13 @@ BENCHES = [
     ),
     (
         "Metrics of maps",
-        "Deletion, insertion and MuFidelity against loops and bare forward passes.",
+        "Deletion, insertion and MuFidelity against loops, bare forward passes and Quantus.",
         ["bench_metrics.py"],
+    ),
+    (
+        "Judged runs",
+        "`gradattr run` of an evaluation against the same mathematics called directly.",
+        ["bench_evaluate.py"],
     ),
     (
         "Whole runs",

@@ -243,9 +243,11 @@ def _scalars(attribution: Attribution, maps: np.ndarray) -> dict[str, Any]:
     """Number columns of the table 'attributions'; null where a number is not finite."""
     flat = maps.reshape(len(maps), -1)
     score = attribution.score.detach().double().cpu().numpy()
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        total = flat.sum(axis=1, dtype=np.float64)
     columns: dict[str, Any] = {
         "score": score,
-        "total": flat.sum(axis=1, dtype=np.float64),
+        "total": total,
         "abs_total": np.abs(flat).sum(axis=1, dtype=np.float64),
         "minimum": flat.min(axis=1),
         "maximum": flat.max(axis=1),
