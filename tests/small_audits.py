@@ -1,4 +1,4 @@
-"""A DiffROAR audit small enough to run many of them; a fixture for several rooms."""
+"""An audit of two jobs, small enough to run many of them; a fixture for several rooms."""
 
 from __future__ import annotations
 
@@ -8,30 +8,37 @@ from typing import Any
 
 import pytest
 
-from gradattr.manifest.diffroar import DiffRoarManifest
+from gradattr.manifest.audit import AuditManifest
 
-#: How its models are trained.
-TRAIN = {"epochs": 4, "lr": 0.1, "batch_size": 32, "augment": {"crop_padding": 1, "flip": False}}
+DIGITS = {"format": "digits", "split": "test", "limit": 40}
 
 
 @pytest.fixture
-def audit(tmp_path: Path) -> Callable[..., DiffRoarManifest]:
-    """A small audit on digits; keyword arguments replace whole parts."""
+def audit_of_jobs(tmp_path: Path, weights: Path) -> Callable[..., AuditManifest]:
+    """Maps of 40 digits in two shards, and whether they keep what the model needs; nothing is
+    trained. Keyword arguments replace whole parts."""
 
-    def make(**changes: Any) -> DiffRoarManifest:
+    def make(**changes: Any) -> AuditManifest:
+        model = {"arch": "cnn", "width": 4, "weights": str(weights)}
         value: dict[str, Any] = {
-            "kind": "diffroar",
-            "name": "tiny",
-            "data": {"format": "digits", "split": "train", "limit": 200},
-            "test": {"format": "digits", "split": "test", "limit": 100},
-            "preprocess": {"mean": [0.3], "std": [0.4]},
-            "models": {"standard": {"arch": "mlp", "hidden": [16], "train": TRAIN}},
-            "levels": [0.1, 0.5, 1.0],
-            "seeds": 2,
-            "shard_rows": 64,
+            "kind": "audit",
+            "name": "weekly",
             "runtime": {"address": "inline"},
             "store": {"url": str(tmp_path / "store")},
+            "common": {"data": DIGITS, "methods": ["saliency"]},
+            "jobs": {
+                "maps": {"kind": "attribute", "model": model, "shard_rows": 20},
+                "trust": {
+                    "kind": "diffroar",
+                    "test": DIGITS,
+                    "models": {"standard": model},
+                    "baselines": ["random"],
+                    "levels": [0.3, 1.0],
+                    "retrain": False,
+                    "mask_only": False,
+                },
+            },
         }
-        return DiffRoarManifest.model_validate(value | changes)
+        return AuditManifest.model_validate(value | changes)
 
     return make

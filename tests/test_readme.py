@@ -47,7 +47,7 @@ def test_commands_and_make_targets_exist() -> None:
 def test_the_manifests_shown_are_valid() -> None:
     shown = re.findall(r"```yaml\n(.*?)```", README, re.S)
     kinds = [parse_manifest(text, file="README.md").kind for text in shown]
-    assert kinds == ["attribute", "diffroar", "tfa"]
+    assert kinds == ["attribute", "diffroar", "evaluate", "audit", "tfa"]
 
 
 def test_the_columns_shown_are_the_tables_columns() -> None:

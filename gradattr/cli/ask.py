@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gradattr.cli.bundle import print_sum
-from gradattr.cli.bundle_template import bundle_template
+from gradattr.cli.audit import print_sum
+from gradattr.cli.audit_template import audit_template
 from gradattr.cli.metrics import print_metric_costs
 from gradattr.cli.output import human_bytes, human_seconds, print_json, print_table
 from gradattr.cli.template import (
-    audit_template,
+    diffroar_template,
     evaluation_template,
     manifest_template,
     patching_template,
@@ -27,10 +27,10 @@ from gradattr.work.manifests import load_manifest
 def init_manifest(kind: str, data: str, name: str) -> None:
     templates = {
         "attribute": manifest_template(data, name),
-        "diffroar": audit_template(name),
+        "diffroar": diffroar_template(name),
         "tfa": training_template(name),
         "patching": patching_template(name),
-        "audit": bundle_template(name),
+        "audit": audit_template(name),
         "evaluate": evaluation_template(name),
     }
     if kind not in templates:
@@ -64,7 +64,7 @@ def show_plan(path: str, overrides: list[str], probe: bool, as_json: bool) -> No
     manifest = load_manifest(path, overrides=overrides)
     from gradattr.storage.objects import open_store
     from gradattr.work.planning.estimate import estimate
-    from gradattr.work.planning.estimate_bundle import estimate_audit
+    from gradattr.work.planning.estimate_audit import estimate_audit
     from gradattr.work.planning.preflight import preflight_run
     from gradattr.work.planning.prepare import prepare
 
@@ -137,7 +137,7 @@ def _print_plan(report: dict[str, Any]) -> None:
     if report["metrics"]:
         print_metric_costs(report["metrics"])
     if report["audit"]:
-        _print_audit(report["audit"])
+        _print_diffroar(report["audit"])
     if report["tfa"]:
         _print_tfa(report["tfa"])
     if report["probe"]:
@@ -163,7 +163,7 @@ def _print_tfa(size: dict[str, Any]) -> None:
         print(f"Note: {note}")
 
 
-def _print_audit(audit: dict[str, Any]) -> None:
+def _print_diffroar(audit: dict[str, Any]) -> None:
     print_table(
         "Trials",
         ["variant", "trials", "epochs, at most"],

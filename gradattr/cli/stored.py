@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradattr.cli.bundle import print_jobs, print_progress
+from gradattr.cli.audit import print_jobs, print_progress
 from gradattr.cli.evaluation import print_evaluation
 from gradattr.cli.locate import locate, open_root
 from gradattr.cli.output import human_bytes, number, print_json, print_table

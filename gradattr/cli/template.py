@@ -246,7 +246,7 @@ def training_template(name: str) -> str:
     return _TRAINING.replace("{name}", name)
 
 
-def audit_template(name: str) -> str:
+def diffroar_template(name: str) -> str:
     """The text of a DiffROAR manifest on the embedded digits."""
     return _AUDIT.replace("{name}", name)
 

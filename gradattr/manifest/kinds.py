@@ -1,5 +1,5 @@
 """The kinds of manifest. A later kind is one more module and one more line in ``JOB_KINDS``, or
-here if audits cannot bundle it."""
+here if audits cannot have it as a job."""
 
 from __future__ import annotations
 

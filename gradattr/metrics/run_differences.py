@@ -86,8 +86,8 @@ def paired_by_image(
                     low, high = -high, -low
                 centre = -mean(row) if turned[key] else mean(row)
                 means = (_over_both(*both[key]), _over_both(*both[key][::-1]))
-                told = [_or_zero(one, row) for one in (centre, low, high)]
-                differences[key] = RunDifference(n, *means, *told, p, math.nan)
+                centre, low, high = (_or_zero(one, row) for one in (centre, low, high))
+                differences[key] = RunDifference(n, *means, centre, low, high, p, math.nan)
     return corrected({key: differences[key] for key in values})
 
 

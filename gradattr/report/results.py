@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from gradattr.errors import UsageError
 from gradattr.manifest.operation import Store
 from gradattr.report.summary import summarise
-from gradattr.storage.bundles import job_commits
+from gradattr.storage.audits import job_commits
 from gradattr.storage.commit import read_commit, read_run
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.query import open_query

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradattr.report.bundle_summary import summarise_jobs
+from gradattr.report.audit_summary import summarise_jobs
 from gradattr.report.evaluation_summary import summarise_evaluation
 from gradattr.report.label_notes import label_notes
 from gradattr.report.patching_summary import summarise_patching

@@ -21,7 +21,7 @@ from gradattr.metrics.checks import (
 from gradattr.metrics.statistics import Summary
 from gradattr.report.checked_numbers import CheckedNumber, checked_number
 from gradattr.report.results import Run
-from gradattr.storage.bundles import bundled_jobs
+from gradattr.storage.audits import audit_jobs
 from gradattr.storage.commit import read_run
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.runs import run_before
@@ -62,7 +62,7 @@ def check_with_jobs(run: Run, asked: Mapping[str, Sequence[CheckBase]]) -> list[
     last run, also where that is the very run that this audit has."""
     found = check_run(run, asked.get("", ()))
     earlier = _jobs_before(run, [check for name, part in asked.items() if name for check in part])
-    for job in bundled_jobs({"manifest": run.manifest, "inputs": run.inputs}):
+    for job in audit_jobs({"manifest": run.manifest, "inputs": run.inputs}):
         checks = asked.get(job.job, ())
         if checks:
             opened = Run(run.store, job.run_id)
@@ -81,7 +81,7 @@ def _jobs_before(run: Run, checks: Sequence[CheckBase]) -> dict[str, str]:
     before = run_before(run.store, run.run_id)
     if before is None:
         return {}
-    return {job.job: job.run_id for job in bundled_jobs(read_run(run.store, before))}
+    return {job.job: job.run_id for job in audit_jobs(read_run(run.store, before))}
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from gradattr.manifest.kinds import Manifest
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.plan import Stage, Task
 from gradattr.runtime.attempt_log import AttemptLog
-from gradattr.runtime.bundle import carry_out_jobs, finished_jobs
+from gradattr.runtime.audit import carry_out_jobs, finished_jobs
 from gradattr.runtime.executor import Executor, OpenExecutor, inline
 from gradattr.runtime.progress import Event, Listener, StageProgress, ignore
 from gradattr.runtime.signals import StopRequest, listen_for_stop
-from gradattr.storage.bundles import job_commits
+from gradattr.storage.audits import job_commits
 from gradattr.storage.commit import (
     Commit,
     commit_run,

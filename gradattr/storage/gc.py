@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradattr.errors import IntegrityError, StoreError, UsageError
-from gradattr.storage.bundles import bundled_jobs
+from gradattr.storage.audits import audit_jobs
 from gradattr.storage.commit import find_commit, read_run
 from gradattr.storage.layout import MODELS, PROBES, RUNS, TRAINED_FORMAT, RunPaths, probe_key
 from gradattr.storage.local_backend import TEMPORARY
@@ -89,7 +89,7 @@ def _jobs_in_use(store: ObjectStore, before: float) -> set[str]:
     found: set[str] = set()
     for run_id in list(store.children(f"{RUNS}/")):
         try:
-            jobs = bundled_jobs(read_run(store, run_id))
+            jobs = audit_jobs(read_run(store, run_id))
         except (IntegrityError, UsageError, KeyError, TypeError):
             continue
         if jobs and (

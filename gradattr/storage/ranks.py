@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from gradattr.canonical import canonical_json
 from gradattr.errors import IntegrityError, ShardError
-from gradattr.storage.audit_tables import RANKS
 from gradattr.storage.compaction import read_verified
+from gradattr.storage.diffroar_tables import RANKS
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.schemas import make_table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradattr.errors import GradattrError, StoreError, UsageError
-from gradattr.storage.bundles import BundledJob, bundled_jobs
+from gradattr.storage.audits import AuditJob, audit_jobs
 from gradattr.storage.commit import find_commit, read_run
 from gradattr.storage.layout import RUNS, RunPaths
 from gradattr.storage.objects import ObjectStore
@@ -147,11 +147,11 @@ def progress(store: ObjectStore, run_json: Mapping[str, Any]) -> Progress:
             )
         )
     committed = find_commit(store, run_json["run_id"]) is not None
-    jobs = tuple(_job_progress(store, job) for job in bundled_jobs(run_json))
+    jobs = tuple(_job_progress(store, job) for job in audit_jobs(run_json))
     return Progress(run_json["run_id"], committed, tuple(stages), jobs)
 
 
-def _job_progress(store: ObjectStore, job: BundledJob) -> JobProgress:
+def _job_progress(store: ObjectStore, job: AuditJob) -> JobProgress:
     try:
         found = progress(store, read_run(store, job.run_id))
     except UsageError:

@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from gradattr.canonical import digest_json
 from gradattr.errors import UsageError
-from gradattr.storage.audit_tables import DIFFROAR, PRED_POWER, RANKS, TRIALS
-from gradattr.storage.bundle_tables import JOBS
+from gradattr.storage.audit_tables import JOBS
+from gradattr.storage.diffroar_tables import DIFFROAR, PRED_POWER, RANKS, TRIALS
 from gradattr.storage.evaluation_tables import EVALUATION_TABLES
 from gradattr.storage.maps import map_fields
 from gradattr.storage.patching_tables import PATCHING_TABLES

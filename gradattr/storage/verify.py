@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gradattr.canonical import digest_bytes
 from gradattr.errors import IntegrityError, UsageError
-from gradattr.storage.bundles import bundled_jobs
+from gradattr.storage.audits import audit_jobs
 from gradattr.storage.commit import Commit, planned_shards, read_commit, read_run
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
@@ -67,7 +67,7 @@ def verify_run(store: ObjectStore, run_id: str) -> VerifyReport:
 def _with_jobs(store: ObjectStore, run_id: str, report: VerifyReport) -> VerifyReport:
     """An audit's report with those of its jobs, whose tables are called '<job>.<table>'."""
     try:
-        jobs = bundled_jobs(read_run(store, run_id))
+        jobs = audit_jobs(read_run(store, run_id))
     except (IntegrityError, UsageError, KeyError, TypeError):
         return report  # its plan is damaged, as is told already
     for job in jobs:

@@ -68,7 +68,7 @@ class RunContext:
         return self.manifest
 
     @cached_property
-    def audit_manifest(self) -> DiffRoarManifest:
+    def diffroar_manifest(self) -> DiffRoarManifest:
         assert isinstance(self.manifest, DiffRoarManifest)
         return self.manifest
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gradattr.plan import Task
 from gradattr.work.attribute.shard import attribute_shard
-from gradattr.work.bundle.collect import collect_jobs
+from gradattr.work.audit.collect import collect_jobs
 from gradattr.work.context import RunContext
 from gradattr.work.diffroar.evaluation import evaluate_scheme
 from gradattr.work.diffroar.rank import rank_shard

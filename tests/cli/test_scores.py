@@ -125,7 +125,7 @@ def test_init_prints_an_audit_that_plans(gradattr: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--kind", "audit"], "expected attribute, diffroar, tfa or patching"),
+        (["--kind", "train"], "expected attribute, diffroar, tfa"),
         (["--kind", "diffroar", "--data", "photos"], "--data is for --kind attribute"),
     ],
 )

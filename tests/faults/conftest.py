@@ -22,8 +22,8 @@ from tests.disturbed import (
     undisturbed_answer,
     undisturbed_tfa,
 )
-from tests.small_audits import audit
-from tests.small_bundles import bundle
+from tests.small_audits import audit_of_jobs
+from tests.small_diffroar import audit
 from tests.small_runs import make_manifest, one_thread, table_of, weights
 from tests.small_tfa import tfa, tfa_store
 from tests.small_trainings import kept_once, training, undisturbed_kept
@@ -31,7 +31,7 @@ from tests.small_trainings import kept_once, training, undisturbed_kept
 __all__ = [
     "asks",
     "audit",
-    "bundle",
+    "audit_of_jobs",
     "everything",
     "fresh_process",
     "kept_once",

@@ -1,75 +1,30 @@
-"""Whole audits under faults: whatever happens on the way, the tables are those of an undisturbed
-run, bit for bit, or the run says why not (processes of Ray: tests/runtime/test_audit_on_ray.py)."""
+"""Whole audits under faults: whatever happens on the way, the tables of every job are those of an
+undisturbed audit, or the audit says why not."""
 
 from __future__ import annotations
 
-import errno
-import importlib
+import json
 import os
-import signal
-import sys
+import shutil
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
-from gradattr.cli.main import main
-from gradattr.errors import (
-    DataError,
-    GradattrError,
-    IntegrityError,
-    Interrupted,
-    MethodError,
-    ModelError,
-    ShardError,
-    StoreError,
-)
-from gradattr.manifest.operation import Store
+from gradattr.canonical import canonical_json
+from gradattr.errors import ConflictError, IntegrityError, ShardError
+from gradattr.manifest.audit import AuditManifest
 from gradattr.report.results import Run, open_run
 from gradattr.runtime.driver import run
-from gradattr.storage.objects import open_store
+from gradattr.runtime.progress import Event
+from gradattr.storage.gc import collect
+from gradattr.storage.objects import ObjectStore, open_store
+from gradattr.storage.sealed import seal
 from gradattr.storage.verify import verify_run
-from gradattr.work.diffroar import masked_data, rankers
-from gradattr.work.modules import build_module
-from tests.disturbed import killed_at, two_at_once, when
+from tests.disturbed import CHILDREN, flip, in_a_child, killed_at, when
 
-from .conftest import DriverCrashed
-
-Make = Callable[..., Any]
-
-TABLES = ("training", "ranks", "trials", "pred_power", "diffroar")
-RECIPE = {"epochs": 2, "lr": 0.1, "batch_size": 32}
-DIGITS = {"format": "digits", "split": "train", "limit": 60}
-
-
-@pytest.fixture
-def small(audit: Make) -> Make:
-    """An audit of a second: 3 trainings, 12 shards of ranks, 20 trials."""
-
-    def make(**changes: Any) -> Any:
-        masked_data._cache.clear()
-        rankers._cache.clear()
-        parts: dict[str, Any] = {
-            "data": DIGITS,
-            "test": {"format": "digits", "split": "test", "limit": 30},
-            "models": {
-                "standard": {"arch": "mlp", "hidden": [8], "train": RECIPE},
-                "robust": {
-                    "arch": "mlp",
-                    "hidden": [8],
-                    "train": RECIPE | {"adversary": {"norm": "l2", "eps": 0.5, "steps": 2}},
-                },
-            },
-            "levels": [0.3, 1.0],
-            "mask_only": False,
-            "shard_rows": 45,
-        }
-        return audit(**(parts | changes))
-
-    return make
+Make = Callable[..., AuditManifest]
 
 
 @pytest.fixture(scope="module")
@@ -79,287 +34,176 @@ def known() -> dict[str, Run]:
 
 @pytest.fixture
 def undisturbed(
-    small: Make, known: dict[str, Run], tmp_path_factory: pytest.TempPathFactory
+    audit_of_jobs: Make, known: dict[str, Run], tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
-    """What the small audit gives where nothing goes wrong; carried out once."""
+    """What the audit gives where nothing goes wrong; carried out once."""
     if not known:
-        store = {"url": str(tmp_path_factory.mktemp("undisturbed"))}
-        known["run"] = open_run(run(small(store=store)).uri)
+        known["run"] = open_run(
+            run(audit_of_jobs(store={"url": str(tmp_path_factory.mktemp("undisturbed"))})).uri
+        )
     return known["run"]
 
 
 def _same(one: Run, two: Run) -> None:
-    for name in TABLES:
-        assert one.table(name).equals(two.table(name)), name
+    assert one.tables == two.tables
+    for name in one.tables:
+        if name != "jobs":  # which has the names of files, and so their nonces, in a digest
+            assert one.table(name).equals(two.table(name)), name
 
 
-def _npz(path: Path, start: int, rows: int, **changes: Any) -> dict[str, Any]:
-    digits = load_digits()
-    images = (digits.images[start : start + rows] * 15).astype(np.uint8)
-    arrays = {"images": images, "labels": digits.target[start : start + rows]}
-    np.savez(path, **(arrays | changes))
-    return {"format": "npz", "file": str(path)}
+def _finished(manifest: AuditManifest, undisturbed: Run) -> list[Event]:
+    """Carry it out to its end; what was said."""
+    told: list[Event] = []
+    opened = open_run(run(manifest, listener=told.append).uri)
+    assert opened.run_id == undisturbed.run_id
+    _same(opened, undisturbed)
+    assert verify_run(opened.store, opened.run_id).problems == []
+    return told
 
 
-def _records(store: Path, stage: str) -> list[str]:
-    return sorted(path.stem for path in store.glob(f"runs/*/shards/{stage}/*.json"))
+def _stages(told: list[Event]) -> set[str]:
+    return {event.stage for event in told if event.kind == "shard"}
 
 
-def _crash() -> None:
-    raise DriverCrashed
-
-
-def test_a_driver_killed_in_every_stage(small: Make, undisturbed: Run, tmp_path: Path) -> None:
-    store = tmp_path / "store"
+def test_a_driver_killed_everywhere(audit_of_jobs: Make, undisturbed: Run) -> None:
     places = [
-        ("run.json", 1),
-        ("/shards/train/", 2),
-        ("/data/ranks/", 2),
-        ("/shards/rank/", 3),
-        ("/data/trials/", 4),
-        ("/shards/trial/", 5),
-        ("/shards/score/", 1),
-        ("/data/diffroar/all-", 1),
-        ("_COMMIT.json", 1),
+        (f"/{undisturbed.run_id}/run.json", 1, False),
+        ("/weekly-maps-", 1, True),
+        ("/shards/attribute/", 2, False),
+        ("/data/predictions/all-", 1, True),
+        ("_COMMIT.json", 1, True),
+        ("_COMMIT.json", 1, False),
+        ("/shards/score/", 1, True),
+        ("_COMMIT.json", 1, False),
+        ("/shards/collect/", 1, False),
+        ("_COMMIT.json", 1, True),
     ]
-    done = []
-    for place, nth in places:
-        assert killed_at(place, nth, small()), place
-        done.append({stage: len(_records(store, stage)) for stage in ("train", "rank", "trial")})
-    assert done[-1] == {"train": 3, "rank": 12, "trial": 20}
-    told: list[str] = []
-    result = run(small(), listener=lambda event: told.append(event.kind))
-    assert "shard" not in told
-    _same(open_run(result.uri), undisturbed)
-    assert verify_run(open_store(str(store)), result.run_id).ok
+    for place, nth, before in places:
+        assert killed_at(place, nth, audit_of_jobs(), before=before), (place, nth)
+    assert _stages(_finished(audit_of_jobs(), undisturbed)) == set()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_trials_keeps_what_is_done(
-    small: Make, undisturbed: Run, tmp_path: Path, number: int
+def test_two_drivers_at_once(audit_of_jobs: Make, undisturbed: Run) -> None:
+    both = CHILDREN.Barrier(2)
+    children = [in_a_child(_run_together, both, audit_of_jobs()) for _ in range(2)]
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    assert _stages(_finished(audit_of_jobs(), undisturbed)) == set()
+
+
+def _run_together(both: Barrier, manifest: AuditManifest) -> None:
+    """Both find nothing done when the first job begins, and again when the second does."""
+    listeners = [when("maps attribute", both.wait), when("trust rank", both.wait)]
+
+    def wait(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    run(manifest, listener=wait)
+
+
+def test_a_job_whose_commit_is_lost_is_committed_again(
+    audit_of_jobs: Make, undisturbed: Run
 ) -> None:
-    stop = when("trial", lambda: os.kill(os.getpid(), number), "shard")
-    with pytest.raises(Interrupted, match=signal.Signals(number).name) as caught:
-        run(small(), listener=stop)
-    assert caught.value.exit_code == 130
-    assert len(_records(tmp_path / "store", "trial")) == 1
-    told: list[str] = []
-    result = run(
-        small(), listener=lambda event: told.append(event.key) if event.kind == "shard" else None
-    )
-    assert len(told) == 19 + 1, "19 trials and the scores"
-    _same(open_run(result.uri), undisturbed)
+    opened = open_run(run(audit_of_jobs()).uri)
+    commit = Path(opened.job("maps").uri, "_COMMIT.json")
+    bytes_then = commit.read_bytes()
+    commit.unlink()
+    with pytest.raises(IntegrityError, match=r"is missing although the audit .* \(job 'maps'\)"):
+        open_run(opened.uri)
+    report = verify_run(opened.store, opened.run_id)
+    assert not report.ok
+    assert any("_COMMIT.json: is missing" in problem for problem in report.problems)
+    told = _finished(audit_of_jobs(), undisturbed)
+    assert _stages(told) == set(), "its shards were there"
+    assert commit.read_bytes() == bytes_then
 
 
-def test_two_drivers_at_once_make_one_commit(small: Make, undisturbed: Run, tmp_path: Path) -> None:
-    two_at_once(small())
-    (commit,) = (tmp_path / "store").glob("runs/*/_COMMIT.json")
-    found = open_run(str(commit.parent))
-    _same(found, undisturbed)
-    assert verify_run(found.store, found.run_id).ok
+def test_damage_to_a_job_is_found_through_its_audit(audit_of_jobs: Make) -> None:
+    opened = open_run(run(audit_of_jobs()).uri)
+    trust = opened.job("trust")
+    (file,) = trust.commit.tables["diffroar"].files
+    flip(Path(trust.uri, file.key))
+    report = verify_run(opened.store, opened.run_id)
+    assert not report.ok
+    (problem,) = report.problems
+    assert problem.startswith("job 'trust': ")
+    assert file.key in problem
+    assert report.rows["maps.predictions"] == 40
+    flip(Path(trust.uri, file.key))
+    flip(Path(trust.uri, "_COMMIT.json"))
+    report = verify_run(opened.store, opened.run_id)
+    assert [one for one in report.problems if one.startswith("job 'trust': ")]
+    with pytest.raises(IntegrityError, match=r"_COMMIT\.json"):
+        run(audit_of_jobs())
 
 
-@pytest.mark.parametrize("server", ["s3_moto", "s3_rclone"])
-def test_an_audit_on_s3_equals_a_local_one(
-    small: Make,
-    undisturbed: Run,
-    server: str,
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_another_commit_in_place_of_a_jobs_is_no_part_of_the_audit(audit_of_jobs: Make) -> None:
+    opened = open_run(run(audit_of_jobs()).uri)
+    job = opened.job("maps")
+    other = job.commit.to_json() | {"rows": {"attribute": 41}}
+    Path(job.uri, "_COMMIT.json").write_bytes(seal(other))
+    with pytest.raises(IntegrityError, match=r"is not the commit that the audit .* names for job"):
+        open_run(opened.uri)
+    with pytest.raises(IntegrityError, match="delete the folder"):
+        run(audit_of_jobs())
+    # As it advises.
+    shutil.rmtree(opened.uri)
+    assert open_run(run(audit_of_jobs()).uri).run_id == opened.run_id
+
+
+def test_a_job_that_vanishes_before_the_audit_is_committed(
+    audit_of_jobs: Make, undisturbed: Run
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    store: Store = request.getfixturevalue(server)
-    outside = open_store(store.model_copy(update={"url": store.url + "-other"}))
-    outside.put("runs/kept/file", b"not yours")
-    before = sorted(tmp_path.rglob("*"))
-    manifest = small(store=store.model_dump(exclude_none=True))
-    with pytest.raises(DriverCrashed):
-        run(manifest, listener=when("trial", _crash, "shard"))
-    result = run(manifest)
-    found = open_run(result.run_id, store=store)
-    assert result.run_id == undisturbed.run_id
-    _same(found, undisturbed)
-    assert verify_run(found.store, found.run_id).ok
-    assert sorted(tmp_path.rglob("*")) == before, "a run on S3 wrote to the local disk"
-    assert [item.key for item in outside.list("")] == ["runs/kept/file"]
+    def lose(event: Event) -> None:
+        if event.message.startswith("job trust: committed"):
+            next(_folder(audit_of_jobs()).glob("weekly-maps-*/_COMMIT.json")).unlink()
+
+    with pytest.raises(ShardError, match="so job 'maps' is not complete; run the audit again"):
+        run(audit_of_jobs(), listener=lose)
+    assert _stages(_finished(audit_of_jobs(), undisturbed)) == {"collect"}
 
 
-def _flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+def test_gc_leaves_what_audits_name(audit_of_jobs: Make, undisturbed: Run) -> None:
+    opened = open_run(run(audit_of_jobs()).uri)
+    store, commit = opened.store, Path(opened.job("maps").uri, "_COMMIT.json")
+    before = _files(store)
+    commit.unlink()
+    report = collect(store, 0, abandoned=True)
+    assert report.deleted == []
+    assert _files(store) == before - {str(commit)}
+    _finished(audit_of_jobs(), undisturbed)
+    # Without its audit it is a run like any other.
+    shutil.rmtree(opened.uri)
+    commit.unlink()
+    report = collect(store, 0, abandoned=True)
+    assert {key.split("/")[1] for key in report.deleted} == {commit.parent.name}
 
 
-@pytest.mark.parametrize("damage", [_flip, Path.unlink])
-def test_ranks_that_are_damaged_before_the_trials(
-    small: Make, undisturbed: Run, tmp_path: Path, damage: Callable[[Path], None]
-) -> None:
-    store = tmp_path / "store"
-
-    def spoil() -> None:
-        damage(next(store.glob("runs/*/data/ranks/part-standard-train-*")))
-
-    with pytest.raises(ShardError, match="standard-train-0000") as caught:
-        run(small(), listener=when("trial", spoil))
-    assert "4 of 20 shards of stage trial" in str(caught.value)
-    assert len(_records(store, "trial")) == 16, "the other schemes' trials are kept"
-    if damage is _flip:
-        # Altered bytes are not deleted by us: they may be evidence.
-        with pytest.raises(ShardError, match="delete it and run the same command again"):
-            run(small())
-        for path in store.glob("runs/*/data/ranks/part-standard-train-*"):
-            path.unlink()
-    _same(open_run(run(small()).uri), undisturbed)
+def test_an_abandoned_audit_protects_nothing(audit_of_jobs: Make) -> None:
+    assert killed_at("/shards/attribute/", 1, audit_of_jobs(), before=False)
+    store = open_store(audit_of_jobs().store)
+    assert collect(store, 24, abandoned=True).deleted == []
+    for path in _files(store):
+        os.utime(path, (0, 0))
+    runs = {key.split("/")[1] for key in collect(store, 24, abandoned=True).deleted}
+    assert {name.rpartition("-")[0] for name in runs} == {"weekly", "weekly-maps"}
 
 
-def test_weights_that_vanish_are_trained_again(
-    small: Make, undisturbed: Run, tmp_path: Path
-) -> None:
-    with pytest.raises(DriverCrashed):
-        run(small(), listener=when("trial", _crash, "shard"))
-    for weights in (tmp_path / "store").glob("models/*/*.safetensors"):
-        weights.unlink()
-    _same(open_run(run(small()).uri), undisturbed)
+def test_an_edited_plan_is_a_conflict(audit_of_jobs: Make) -> None:
+    assert killed_at("/shards/attribute/", 1, audit_of_jobs(), before=False)
+    (plan,) = _folder(audit_of_jobs()).glob("weekly-maps-*/run.json")
+    content = json.loads(plan.read_bytes()) | {"fingerprint": "0" * 64}
+    plan.write_bytes(canonical_json(content))
+    with pytest.raises(ConflictError, match=r"^job 'maps': .*belongs to another manifest"):
+        run(audit_of_jobs())
 
 
-@pytest.mark.parametrize("lost", ["weights", "weights and ranks"])
-def test_trials_on_ranks_of_other_weights_are_never_mixed(
-    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
-    """On a GPU a model that is trained again is another one; here another seed stands for that."""
-    with pytest.raises(DriverCrashed):
-        run(small(), listener=when("trial", _crash, "shard"))
-    store = tmp_path / "store"
-    for weights in store.glob("models/*/*.safetensors"):
-        weights.unlink()
-    if lost == "weights and ranks":
-        for record in store.glob("runs/*/shards/rank/*.json"):
-            record.unlink()
-    monkeypatch.setattr(
-        "gradattr.work.train.build_module", lambda *given: build_module(*given[:2], seed=77)
-    )
-    with pytest.raises(IntegrityError, match="were computed with different weights"):
-        run(small())
-    assert not list(store.glob("runs/*/_COMMIT.json"))
+def _folder(manifest: AuditManifest) -> Path:
+    return Path(manifest.store.url) / "runs"
 
 
-@pytest.mark.parametrize("room", [3, 14, 30])
-def test_a_disk_that_is_full_for_a_while(
-    small: Make, undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
-) -> None:
-    left, fsync = iter(range(room)), os.fsync
-
-    def full(handle: int) -> None:
-        if next(left, None) is None:
-            os.ftruncate(handle, os.fstat(handle).st_size // 2)
-            raise OSError(errno.ENOSPC, "No space left on device")
-        fsync(handle)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        with pytest.raises(StoreError, match="the disk is full: free space"):
-            run(small())
-    assert not list((tmp_path / "store").rglob(".tmp-*"))
-    _same(open_run(run(small()).uri), undisturbed)
-
-
-def test_a_changed_test_set_is_another_run(small: Make, tmp_path: Path) -> None:
-    path = tmp_path / "test.npz"
-    test = _npz(path, 100, 30)
-    with pytest.raises(DriverCrashed):
-        run(small(test=test), listener=when("trial", _crash, "shard"))
-    (old,) = (tmp_path / "store" / "runs").iterdir()
-    before = {file: file.read_bytes() for file in old.rglob("*") if file.is_file()}
-    _npz(path, 130, 30)
-    assert run(small(test=test)).run_id != old.name
-    assert {file: file.read_bytes() for file in old.rglob("*") if file.is_file()} == before
-
-
-def test_a_factory_that_is_edited_under_way_is_not_mixed_in(
-    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker that starts later would import the new source."""
-    monkeypatch.syspath_prepend(tmp_path)
-    source = tmp_path / "edited_models.py"
-    text = (Path(__file__).with_name("fragile.txt")).read_text()
-    source.write_text(text)
-    importlib.invalidate_caches()
-    model = {"arch": "python", "factory": "edited_models:trained", "num_classes": 10}
-    models = {"own": model | {"train": RECIPE}}
-
-    def edit() -> None:
-        source.write_text(text.replace("nn.ReLU()", "nn.Softplus()"))
-
-    with pytest.raises(ShardError, match="source of edited_models:trained is not what it was"):
-        run(small(models=models), listener=when("trial", edit))
-    (old,) = (tmp_path / "store" / "runs").iterdir()
-    assert _records(tmp_path / "store", "trial") == []
-    del sys.modules["edited_models"]
-    assert run(small(models=models)).run_id != old.name
-
-
-def test_maps_without_an_order_are_named(small: Make, fragile: str, tmp_path: Path) -> None:
-    model = {"arch": "python", "factory": f"{fragile}:without_gradient", "num_classes": 10}
-    manifest = small(models={"own": model}, retrain=False, baselines=["random"])
-    with pytest.raises(ShardError, match=r"own/saliency: the map of row 0 .* has a NaN") as caught:
-        run(manifest)
-    assert caught.value.exit_code == 3
-    assert _records(tmp_path / "store", "rank") == ["random-test-00000"]
-
-
-def _one_class(folder: Path) -> dict[str, Any]:
-    return {"data": _npz(folder / "one.npz", 0, 40, labels=np.zeros(40, int))}
-
-
-def _wide_mask(folder: Path) -> dict[str, Any]:
-    mask = {"value": 1e38, "space": "pixels"}
-    return {"mask": mask, "preprocess": {"mean": [0.5], "std": [0.01]}}
-
-
-def _large_pool(folder: Path) -> dict[str, Any]:
-    data = _npz(folder / "pool.npz", 0, 5, images=np.zeros((5, 9, 9), np.uint8))
-    baseline = {"kind": "sample", "count": 5, "data": data}
-    return {"methods": [{"name": "expected_gradients", "baseline": baseline}]}
-
-
-def _frozen(folder: Path) -> dict[str, Any]:
-    model = {"arch": "python", "factory": "fragile_models:frozen", "num_classes": 10}
-    return {"models": {"own": model}, "retrain": RECIPE}
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "text"),
-    [
-        (_one_class, DataError, "every image has the same label"),
-        (_wide_mask, MethodError, "which 32 bits cannot hold"),
-        (_large_pool, DataError, "baseline pool are 1x9x9, the model's input is 1x8x8"),
-        (_frozen, ModelError, "has no trainable parameters"),
-    ],
-)
-def test_what_would_fail_hours_later_is_told_first(
-    small: Make,
-    fragile: str,
-    tmp_path: Path,
-    changes: Callable[[Path], dict[str, Any]],
-    error: type[GradattrError],
-    text: str,
-) -> None:
-    with pytest.raises(error, match=text) as caught:
-        run(small(**changes(tmp_path)))
-    assert caught.value.exit_code == 2
-    assert not (tmp_path / "store").exists()
-
-
-def test_a_figure_that_cannot_be_written(
-    undisturbed: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    target = str(tmp_path / "no-such-folder" / "curves.png")
-    monkeypatch.setattr(sys, "argv", ["gradattr", "plot", undisturbed.uri, "--output", target])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 2
-    assert "cannot be written (No such file or directory)" in capsys.readouterr().err
+def _files(store: ObjectStore) -> set[str]:
+    root = Path(store.url(""))
+    return {str(path) for path in root.rglob("*") if path.is_file()}

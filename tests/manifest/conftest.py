@@ -265,11 +265,11 @@ def _manifests() -> st.SearchStrategy[dict[str, Any]]:
         _audits({**shared, "preprocess": steps}),
         _training_attributions({**shared, "preprocess": steps}),
         _patchings(shared),
-        _bundles(shared),
+        _audits_of_jobs(shared),
     )
 
 
-def _bundles(shared: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+def _audits_of_jobs(shared: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     """Audits, of jobs that state everything, or that leave data and model to 'common'."""
     own = {
         "seed": 3,

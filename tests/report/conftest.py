@@ -9,10 +9,10 @@ import pytest
 from gradattr.manifest.loading import parse_manifest
 from gradattr.report.results import Run, open_run
 from gradattr.runtime.driver import run
-from tests.small_bundles import bundle
+from tests.small_audits import audit_of_jobs
 from tests.small_runs import weights
 
-__all__ = ["bundle", "make_run", "opened", "weights"]
+__all__ = ["audit_of_jobs", "make_run", "opened", "weights"]
 
 MANIFEST = """\
 kind: attribute

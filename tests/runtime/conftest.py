@@ -1,15 +1,15 @@
 """Fixtures of whole runs."""
 
 from tests.disturbed import asks, everything, undisturbed_answer, undisturbed_tfa
-from tests.small_audits import audit
-from tests.small_bundles import bundle
+from tests.small_audits import audit_of_jobs
+from tests.small_diffroar import audit
 from tests.small_runs import make_manifest, one_thread, table_of, weights
 from tests.small_tfa import tfa, tfa_store
 
 __all__ = [
     "asks",
     "audit",
-    "bundle",
+    "audit_of_jobs",
     "everything",
     "make_manifest",
     "one_thread",

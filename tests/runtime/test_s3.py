@@ -65,10 +65,10 @@ def test_nothing_outside_the_root_is_touched(bucket: Store, make_manifest: Make)
     assert all(key.startswith("runs/") for key in keys)
 
 
-def test_an_audit_on_s3_equals_a_local_one(bucket: Store, bundle: Make) -> None:
-    local = open_run(run(bundle()).uri)
+def test_an_audit_on_s3_equals_a_local_one(bucket: Store, audit_of_jobs: Make) -> None:
+    local = open_run(run(audit_of_jobs()).uri)
     spec = bucket.model_dump(exclude_none=True)
-    remote = run(bundle(store=spec))
+    remote = run(audit_of_jobs(store=spec))
     # Nor is it of an audit's, nor of its jobs'.
     assert remote.run_id == local.run_id
     opened = open_run(remote.run_id, store=Store.model_validate(spec))
@@ -80,4 +80,4 @@ def test_an_audit_on_s3_equals_a_local_one(bucket: Store, bundle: Make) -> None:
     assert opened.job("maps").run_id == local.job("maps").run_id
     report = verify_run(opened.store, remote.run_id)
     assert report.ok, report.problems
-    assert run(bundle(store=spec)).already_complete
+    assert run(audit_of_jobs(store=spec)).already_complete

@@ -12,11 +12,11 @@ import torch
 from gradattr.attribution.result import Attribution
 from gradattr.data.types import Batch
 from gradattr.manifest.attribute import AttributeManifest
-from tests.small_audits import audit
-from tests.small_bundles import bundle
+from tests.small_audits import audit_of_jobs
+from tests.small_diffroar import audit
 from tests.small_runs import weights
 
-__all__ = ["attribution", "audit", "batch", "bundle", "collector", "manifest", "weights"]
+__all__ = ["attribution", "audit", "audit_of_jobs", "batch", "collector", "manifest", "weights"]
 
 
 class Collector:

@@ -9,14 +9,14 @@ from typing import Any
 from gradattr.errors import UsageError
 from gradattr.plan import without_checks
 from gradattr.report.compare.asked import Asked, asked_differently, digests_differ, in_words
-from gradattr.report.compare.audits import compare_audits
+from gradattr.report.compare.diffroar_scores import compare_audits
 from gradattr.report.compare.maps import compare_maps
 from gradattr.report.compare.samples import compare_long_table, compare_predictions
 from gradattr.report.compare.sections import Section
 from gradattr.report.compare.training_attributions import compare_training_attributions
 from gradattr.report.compare.trainings import compare_trainings
 from gradattr.report.results import Run
-from gradattr.storage.bundles import bundled_jobs
+from gradattr.storage.audits import audit_jobs
 
 Compare = Callable[[Run, Run], list[Section]]
 
@@ -135,7 +135,7 @@ def _audits(a: Run, b: Run) -> list[Section]:
 def _jobs(a: Run, b: Run) -> list[Section]:
     """Jobs of the same name, each under it."""
     jobs = [
-        {job.job: job for job in bundled_jobs({"manifest": run.manifest, "inputs": run.inputs})}
+        {job.job: job for job in audit_jobs({"manifest": run.manifest, "inputs": run.inputs})}
         for run in (a, b)
     ]
     sections = []

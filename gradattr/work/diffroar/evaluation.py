@@ -15,7 +15,7 @@ from gradattr.storage.objects import open_store
 from gradattr.storage.schemas import make_table
 from gradattr.storage.shards import ShardWriter
 from gradattr.work.context import RunContext
-from gradattr.work.diffroar.audit import Arm, Trial
+from gradattr.work.diffroar.design import Arm, Trial
 from gradattr.work.diffroar.masked_data import MaskedData, masked_data
 from gradattr.work.diffroar.rank import level_bins
 from gradattr.work.modules import load_module
@@ -33,7 +33,7 @@ def evaluate_scheme(context: RunContext, task: Task) -> dict[str, Any]:
     The record keeps besides, for the paired interval, how many images each arm got right alone.
     """
     trial = Trial(**task.payload["trial"])
-    manifest = context.audit_manifest
+    manifest = context.diffroar_manifest
     assert trial.scheme is not None
     store = open_store(manifest.store)
     digests: dict[str, str] = {}

@@ -19,7 +19,7 @@ from gradattr.seeds import derive_seed
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.ranks import read_ranks
 from gradattr.work.context import RunContext
-from gradattr.work.diffroar.audit import RANDOM, Arm, mask_fill, schemes
+from gradattr.work.diffroar.design import RANDOM, Arm, mask_fill, schemes
 from gradattr.work.diffroar.rank import bins_shape, level_bins
 from gradattr.work.planning.prepare_diffroar import RANK_STAGE, TRAIN, rank_key
 from gradattr.work.training_data import load_labelled
@@ -43,7 +43,7 @@ class MaskedData:
     def images(self, split: str) -> tuple[Tensor, Tensor]:
         """(n, c, h, w) and labels (n,) of 'train' or 'test', on the CPU; read once."""
         if split not in self.sets:
-            manifest = self.context.audit_manifest
+            manifest = self.context.diffroar_manifest
             data = manifest.data if split == TRAIN else manifest.test
             index = DataIndex.from_json(self.context.indexes[split])
             self.sets[split] = load_labelled(data, index, self.context)
@@ -64,7 +64,7 @@ class MaskedData:
         ``draw``: number of the seed. The scheme 'random' deals its masks out anew for each, so that
         an interval over seeds counts the luck of the draw too; other schemes have one order.
         """
-        manifest = self.context.audit_manifest
+        manifest = self.context.diffroar_manifest
         bins = level_bins(manifest, self.context.shape)
         keep = {"top": bins.top, "bottom": bins.bottom, "rest": bins.rest}[arm](level)
         ranks = self._bins(split, scheme)
@@ -77,7 +77,7 @@ class MaskedData:
         (in all images alike). They were drawn without regard to either, so any assignment is as
         good a draw, and none has to be computed or stored. Without new names all seeds would share
         the luck of the set: how often it happens to keep the coordinates that matter."""
-        manifest = self.context.audit_manifest
+        manifest = self.context.diffroar_manifest
         generator = torch.Generator().manual_seed(
             derive_seed(manifest.seed, "random draw", split, draw)
         )
@@ -91,7 +91,7 @@ class MaskedData:
 
     def fill(self) -> tuple[float, ...]:
         """What a removed coordinate becomes, in the units of the model's input."""
-        return mask_fill(self.context.audit_manifest.mask, self.context.preprocess)
+        return mask_fill(self.context.diffroar_manifest.mask, self.context.preprocess)
 
     def _bins(self, split: str, scheme: str) -> Tensor:
         if scheme != self._scheme:
@@ -105,7 +105,7 @@ class MaskedData:
 
     def _read(self, split: str, scheme: str) -> np.ndarray:
         context = self.context
-        manifest = context.audit_manifest
+        manifest = context.diffroar_manifest
         index = DataIndex.from_json(context.indexes[split])
         ranker = next(s.ranker for s in schemes(manifest) if s.scheme == scheme)
         keys = [

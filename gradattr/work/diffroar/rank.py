@@ -21,7 +21,7 @@ from gradattr.storage.objects import open_store
 from gradattr.storage.ranks import ranks_schema, ranks_table
 from gradattr.storage.shards import ShardWriter
 from gradattr.work.context import RunContext
-from gradattr.work.diffroar.audit import MODEL_FREE, NULL_FIRST, RANDOM, Scheme, schemes
+from gradattr.work.diffroar.design import MODEL_FREE, NULL_FIRST, RANDOM, Scheme, schemes
 from gradattr.work.diffroar.rankers import Ranker, load_ranker
 from gradattr.work.training_data import check_labels
 
@@ -44,7 +44,7 @@ def bins_shape(manifest: DiffRoarManifest, shape: tuple[int, int, int]) -> tuple
 def rank_shard(context: RunContext, task: Task) -> dict[str, Any]:
     """Rank the images of ``task.payload['shard']`` by every scheme of ``payload['ranker']``; write
     the shard's file and its record; return the record's ``extra``."""
-    manifest = context.audit_manifest
+    manifest = context.diffroar_manifest
     ranker_name, split = task.payload["ranker"], task.payload["split"]
     own = [scheme for scheme in schemes(manifest) if scheme.ranker == ranker_name]
     ranker = None if ranker_name in MODEL_FREE else load_ranker(context, ranker_name)

@@ -13,7 +13,7 @@ from gradattr.attribution.requests import MethodRequest
 from gradattr.manifest.baselines import SampleBaseline
 from gradattr.storage.objects import open_store
 from gradattr.work.context import RunContext, method_id
-from gradattr.work.diffroar.audit import base_models, ranker_methods
+from gradattr.work.diffroar.design import base_models, ranker_methods
 from gradattr.work.methods import method_requests, normalization
 from gradattr.work.modules import load_module, load_pool, micro_batch, prepare_model
 from gradattr.work.resources import choose_device
@@ -49,7 +49,7 @@ def load_ranker(context: RunContext, name: str) -> Ranker:
 
 
 def _load(context: RunContext, name: str, device: torch.device) -> Ranker:
-    manifest = context.audit_manifest
+    manifest = context.diffroar_manifest
     spec = base_models(manifest)[name]
     digests: dict[str, str] = {}
     model = load_module(context, name, spec, open_store(manifest.store), digests)

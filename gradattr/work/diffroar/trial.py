@@ -15,7 +15,7 @@ from gradattr.storage.objects import open_store
 from gradattr.storage.schemas import make_table
 from gradattr.storage.shards import ShardWriter
 from gradattr.work.context import RunContext
-from gradattr.work.diffroar.audit import Trial, learners, trial_seeds
+from gradattr.work.diffroar.design import Trial, learners, trial_seeds
 from gradattr.work.diffroar.masked_data import masked_data
 from gradattr.work.diffroar.rank import level_bins
 from gradattr.work.modules import build_module
@@ -46,7 +46,7 @@ def run_trial(context: RunContext, task: Task) -> dict[str, Any]:
 
 
 def _train(context: RunContext, trial: Trial, *, distributed: bool) -> TrainResult:
-    manifest = context.audit_manifest
+    manifest = context.diffroar_manifest
     spec = learners(manifest)[trial.learner]
     assert spec.train is not None
     weights_seed, order_seed = trial_seeds(manifest, trial)
@@ -79,7 +79,7 @@ def _train(context: RunContext, trial: Trial, *, distributed: bool) -> TrainResu
 
 def _row(context: RunContext, trial: Trial, result: TrainResult) -> dict[str, Any]:
     """The trial's row of the table 'trials'."""
-    coordinates = level_bins(context.audit_manifest, context.shape).coordinates
+    coordinates = level_bins(context.diffroar_manifest, context.shape).coordinates
     kept = kept_count(coordinates, trial.level)
     last = result.history[-1]
     return {

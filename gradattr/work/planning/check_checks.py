@@ -26,7 +26,7 @@ from gradattr.storage.commit import find_commit, read_run
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.query import check_select
 from gradattr.work.context import MAIN, linear_role, method_id
-from gradattr.work.planning.prepare_bundle import for_every_job
+from gradattr.work.planning.prepare_audit import for_every_job
 from gradattr.work.planning.prepared import Prepared
 
 #: Table -> key of its checks -> the values that there will be.

@@ -15,7 +15,7 @@ from gradattr.manifest.tfa import TfaManifest
 from gradattr.manifest.training_maps import TwoStepMap
 from gradattr.models.architectures import describe
 from gradattr.work.context import MAIN, RunContext
-from gradattr.work.diffroar.audit import ranker_methods
+from gradattr.work.diffroar.design import ranker_methods
 from gradattr.work.methods import request_of, stand_in_requests
 from gradattr.work.modules import example_input
 from gradattr.work.tfa.training_maps import no_model, no_pool

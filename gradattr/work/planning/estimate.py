@@ -25,7 +25,12 @@ from gradattr.work.context import MAIN, RunContext
 from gradattr.work.methods import map_channels, stand_in_requests
 from gradattr.work.patching.summarise import PATCH_STAGE
 from gradattr.work.planning.check_patching import patching_cost
-from gradattr.work.planning.estimate_audit import Costs, audit_costs, audit_size, rank_evaluations
+from gradattr.work.planning.estimate_diffroar import (
+    Costs,
+    diffroar_costs,
+    diffroar_size,
+    rank_evaluations,
+)
 from gradattr.work.planning.estimate_evaluate import (
     JudgeCost,
     judge_cost,
@@ -94,7 +99,7 @@ def estimate(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str
         "maps": manifest.store.maps,
         "map_bytes": _map_bytes(context, plan.rows) if _keeps_maps(context) else {},
         "metrics": [] if judged is None else metrics_json(judged),
-        "audit": audit_size(context) if audit else None,
+        "audit": diffroar_size(context) if audit else None,
         "tfa": tfa_size(context) if traced else None,
         "probe": _probe_text(context) if probe else "",
     }
@@ -186,7 +191,7 @@ def _costs(
             stage = ATTRIBUTE_STAGE if judged is None else JUDGE_STAGE
             costs[stage] = lambda task: per_row * task.rows
         if isinstance(context.manifest, DiffRoarManifest):
-            costs |= audit_costs(context)
+            costs |= diffroar_costs(context)
         if isinstance(context.manifest, TfaManifest):
             costs |= tfa_costs(context)
     return costs

@@ -1,117 +1,64 @@
-"""What a DiffROAR audit costs: trials, epochs, bytes of ranks, and the seconds of its tasks."""
+"""What an audit costs: what its jobs cost, and the sum."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
-from gradattr.data.types import DataIndex
-from gradattr.manifest.model import AnyModel
-from gradattr.plan import Task
-from gradattr.work.context import RunContext
-from gradattr.work.diffroar.audit import (
-    MODEL_FREE,
-    base_models,
-    learners,
-    ranker_methods,
-    schemes,
-    trials,
-)
-from gradattr.work.diffroar.rank import bins_shape
-from gradattr.work.methods import stand_in_requests
-from gradattr.work.planning.check_audit import audit_notes
-from gradattr.work.planning.preflight import first_look
-from gradattr.work.planning.prepare_diffroar import RANK_STAGE, TEST, TRAIN, TRIAL_STAGE
-from gradattr.work.planning.probe import (
-    attribution_seconds,
-    epoch_seconds,
-    evaluations_per_row,
-    ranking_seconds,
-)
-
-#: What a task takes, in seconds, by stage.
-Costs = dict[str, Callable[[Task], float]]
+from gradattr.storage.commit import find_commit
+from gradattr.storage.objects import ObjectStore
+from gradattr.work.planning.estimate import estimate
+from gradattr.work.planning.prepared import Prepared
 
 
-def audit_size(context: RunContext) -> dict[str, Any]:
-    """JSON of what stands in a plan before anything is timed: trials and epochs by variant, and
-    the bytes of the ranks (beside those of the masked copies that they stand for)."""
-    manifest = context.audit_manifest
-    epochs = _epochs(context)
-    variants: dict[str, dict[str, Any]] = {}
-    for trial in trials(manifest):
-        entry = variants.setdefault(
-            trial.variant, {"variant": trial.variant, "trials": 0, "epochs": 0}
-        )
-        entry["trials"] += 1
-        entry["epochs"] += epochs.get(trial.learner, 0)
-    rows = _rows(context)
-    images = rows[TEST] if manifest.retrain is False else rows[TRAIN] + rows[TEST]
-    ranks = images * len(schemes(manifest)) * math.prod(bins_shape(manifest, context.shape))
-    masked = images * len(schemes(manifest)) * math.prod(context.shape)
+def estimate_audit(prepared: Prepared, store: ObjectStore, *, probe: bool) -> dict[str, Any]:
+    """JSON: the plan of every job with its costs, a line per job, and their sum."""
+    plan = prepared.plan
+    jobs = {name: estimate(job, store, probe=probe) for name, job in prepared.jobs.items()}
+    kinds = {name: job.plan.manifest["kind"] for name, job in prepared.jobs.items()}
+    lines = [_line(name, kinds[name], report) for name, report in jobs.items()]
     return {
-        "variants": list(variants.values()),
-        "rank_bytes": ranks,
-        # A float32 copy of every image for each level and arm.
-        "masked_copies_bytes": masked * 4 * 2 * len(manifest.levels),
-        "notes": audit_notes(context),
+        "run_id": plan.run_id,
+        "fingerprint": plan.fingerprint,
+        "rows": plan.rows,
+        "committed": find_commit(store, plan.run_id) is not None,
+        "jobs": jobs,
+        "sum": [*lines, _sum(lines)],
+        "notes": _trained_once(prepared),
     }
 
 
-def rank_evaluations(context: RunContext) -> int:
-    """Forward-and-backward passes of the ranking stage over all images."""
-    manifest, rows = context.audit_manifest, _rows(context)
-    images = rows[TEST] if manifest.retrain is False else rows[TRAIN] + rows[TEST]
-    rankers = {scheme.ranker for scheme in schemes(manifest)} - set(MODEL_FREE)
-    return images * sum(_evaluations(context, ranker) for ranker in rankers)
+def _trained_once(prepared: Prepared) -> list[str]:
+    """What the sum counts more often than it is done."""
+    jobs: dict[str, list[str]] = {}
+    for name, job in prepared.jobs.items():
+        for digest in {ref.digest for ref in job.context.models if ref.trained}:
+            jobs.setdefault(digest, []).append(name)
+    shared = dict.fromkeys(tuple(names) for names in jobs.values() if len(names) > 1)
+    return [
+        f"Jobs {', '.join(names)} need the same training: the first does it, and the others find "
+        "the model in the store. Its time is counted for each of them."
+        for names in shared
+    ]
 
 
-def audit_costs(context: RunContext) -> Costs:
-    """Time an epoch of every learner, a batch of every ranker and an order on this machine."""
-    rows, epochs = _rows(context), _epochs(context)
-    trial = {
-        name: epochs[name] * epoch_seconds(context, spec, rows[TRAIN], rows[TEST])
-        for name, spec in learners(context.audit_manifest).items()
+def _line(name: str, kind: str, report: dict[str, Any]) -> dict[str, Any]:
+    stages = report["stages"]
+    seconds = [stage["seconds"] for stage in stages if stage["seconds"] is not None]
+    return {
+        "job": name,
+        "kind": kind,
+        "run_id": report["run_id"],
+        "committed": report["committed"],
+        "shards": sum(stage["shards"] for stage in stages),
+        "done": sum(stage["done"] for stage in stages),
+        "evaluations": sum(stage["evaluations"] for stage in stages),
+        "seconds": sum(seconds) if seconds else None,
     }
-    order = ranking_seconds(context)
-    maps = {name: _map_seconds(context, name, spec) for name, spec in _rankers(context).items()}
-    costs: Costs = {
-        RANK_STAGE: lambda task: task.rows * (order + maps.get(task.payload["ranker"], 0.0))
-    }
-    if trial:
-        costs[TRIAL_STAGE] = lambda task: trial[task.payload["trial"]["learner"]]
-    return costs
 
 
-def _rankers(context: RunContext) -> dict[str, AnyModel]:
-    wanted = {scheme.ranker for scheme in schemes(context.audit_manifest)}
-    models = base_models(context.audit_manifest)
-    return {name: spec for name, spec in models.items() if name in wanted}
-
-
-def _map_seconds(context: RunContext, name: str, spec: AnyModel) -> float:
-    """Seconds per row of the table 'ranks' for its map: an image's, divided by the ranker's
-    schemes."""
-    manifest = context.audit_manifest
-    methods = ranker_methods(manifest, name)
-    requests = stand_in_requests(manifest, context.shape, context.num_classes, methods)
-    model = first_look(context, name, spec)
-    return attribution_seconds(context, model, spec, requests) / len(methods)
-
-
-def _evaluations(context: RunContext, ranker: str) -> int:
-    manifest = context.audit_manifest
-    methods = ranker_methods(manifest, ranker)
-    requests = stand_in_requests(manifest, context.shape, context.num_classes, methods)
-    return evaluations_per_row(requests, context.num_classes, context.shape)
-
-
-def _epochs(context: RunContext) -> dict[str, int]:
-    """Epochs of a trial at most, by learner."""
-    specs = learners(context.audit_manifest)
-    return {name: spec.train.epochs for name, spec in specs.items() if spec.train is not None}
-
-
-def _rows(context: RunContext) -> dict[str, int]:
-    return {name: DataIndex.from_json(value).rows for name, value in context.indexes.items()}
+def _sum(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    seconds = [line["seconds"] for line in lines if line["seconds"] is not None]
+    total = {key: sum(line[key] for line in lines) for key in ("shards", "done", "evaluations")}
+    committed = all(line["committed"] for line in lines)
+    names = {"job": "", "kind": "", "run_id": "", "committed": committed}
+    return names | total | {"seconds": sum(seconds) if seconds else None}

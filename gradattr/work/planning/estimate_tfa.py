@@ -23,7 +23,7 @@ from gradattr.work.context import MAIN, RunContext
 from gradattr.work.methods import request_of
 from gradattr.work.modules import example_input
 from gradattr.work.planning.check_tfa import check_parts, tfa_notes
-from gradattr.work.planning.estimate_audit import Costs
+from gradattr.work.planning.estimate_diffroar import Costs
 from gradattr.work.planning.preflight import first_look
 from gradattr.work.planning.probe import clock
 from gradattr.work.resources import choose_device

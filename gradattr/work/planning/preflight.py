@@ -20,15 +20,15 @@ from gradattr.models import build_model, load_model
 from gradattr.models.architectures import describe
 from gradattr.storage.objects import open_store
 from gradattr.work.context import MAIN, RunContext
-from gradattr.work.diffroar.audit import base_models, learners
+from gradattr.work.diffroar.design import base_models, learners
 from gradattr.work.modules import example_input
-from gradattr.work.planning.check_audit import audit_notes
 from gradattr.work.planning.check_checks import check_checks
+from gradattr.work.planning.check_diffroar import diffroar_notes
 from gradattr.work.planning.check_evaluate import evaluation_notes
 from gradattr.work.planning.check_methods import check_methods_fit
 from gradattr.work.planning.check_patching import patching_notes
 from gradattr.work.planning.check_tfa import check_layers, check_parts, tfa_notes
-from gradattr.work.planning.prepare_bundle import for_every_job
+from gradattr.work.planning.prepare_audit import for_every_job
 from gradattr.work.planning.prepare_tfa import explained_and_checkpoints
 from gradattr.work.planning.prepared import Prepared
 from gradattr.work.resources import choose_device
@@ -68,7 +68,7 @@ def preflight(context: RunContext) -> list[str]:
         )
         notes += chosen
     if isinstance(context.manifest, DiffRoarManifest):
-        notes += audit_notes(context)
+        notes += diffroar_notes(context)
     return notes
 
 

@@ -20,7 +20,7 @@ from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.work.context import MAIN, data_options
 from gradattr.work.planning.indexes import Indexes
 from gradattr.work.planning.prepare_attribute import prepare_attribute
-from gradattr.work.planning.prepare_bundle import prepare_audit
+from gradattr.work.planning.prepare_audit import prepare_audit
 from gradattr.work.planning.prepare_diffroar import prepare_diffroar
 from gradattr.work.planning.prepare_evaluate import prepare_evaluate
 from gradattr.work.planning.prepare_patching import prepare_patching

@@ -10,7 +10,7 @@ from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.models import weights_preprocess
 from gradattr.plan import Stage, Task
 from gradattr.storage.objects import ObjectStore
-from gradattr.work.diffroar.audit import (
+from gradattr.work.diffroar.design import (
     Trial,
     base_models,
     learners,
@@ -18,7 +18,7 @@ from gradattr.work.diffroar.audit import (
     schemes,
     trials,
 )
-from gradattr.work.planning.check_audit import check_audit
+from gradattr.work.planning.check_diffroar import check_diffroar
 from gradattr.work.planning.indexes import Indexes
 from gradattr.work.planning.prepared import InputSpace, Prepared, assemble_run, plan_pools
 from gradattr.work.planning.trainings import num_classes, plan_trainings
@@ -37,7 +37,7 @@ def prepare_diffroar(manifest: DiffRoarManifest, store: ObjectStore, indexes: In
     """Look at data and models, and plan. Raises DataError, ModelError or MethodError."""
     data = {TRAIN: indexes.get(manifest.data), TEST: indexes.get(manifest.test)}
     space = _input_space(manifest, data, indexes)
-    check_audit(manifest, data, space, indexes)
+    check_diffroar(manifest, data, space, indexes)
     models = base_models(manifest)
     trainings = plan_trainings(models, space.preprocess, space.shape, space.classes, store, indexes)
     pools = plan_pools(manifest, indexes, space)

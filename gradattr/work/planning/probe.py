@@ -156,7 +156,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 def ranking_seconds(context: RunContext) -> float:
     """Seconds to order the coordinates of one image by given scores, on the CPU."""
-    manifest, shape = context.audit_manifest, context.shape
+    manifest, shape = context.diffroar_manifest, context.shape
     bins = level_bins(manifest, shape)
     count = max(1, min(_RANKED, _RANKED_VALUES // math.prod(shape)))
     scores = torch.rand((count, *shape), generator=torch.Generator().manual_seed(0))

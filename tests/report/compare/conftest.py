@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.small_audits import audit
+from tests.small_diffroar import audit
 from tests.small_evaluations import evaluation
 from tests.small_language import adder, make_patching
 from tests.small_runs import make_manifest, one_thread, weights

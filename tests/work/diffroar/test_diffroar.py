@@ -21,10 +21,10 @@ from gradattr.retraining import train_classifier
 from gradattr.retraining.ranks import LevelBins, kept_count
 from gradattr.runtime.driver import run
 from gradattr.storage.objects import open_store
-from gradattr.work.diffroar.audit import learners, trial_seeds, trials
+from gradattr.work.diffroar.design import learners, trial_seeds, trials
 from gradattr.work.planning.prepare import prepare
 from gradattr.work.recipes import recipe_of
-from tests.small_audits import TRAIN
+from tests.small_diffroar import TRAIN
 
 
 def finished(manifest: DiffRoarManifest) -> Run:

@@ -222,9 +222,7 @@ def test_an_earlier_run_of_another_kind(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     run_id = MadeUpAudit(name="audit").write(store).run_id
     check = {"check": "predictions", "not_worse_than": f"run:{run_id}"}
-    with pytest.raises(
-        UsageError, match="of kind 'diffroar', this manifest of kind 'attribute'"
-    ):
+    with pytest.raises(UsageError, match="of kind 'diffroar', this manifest of kind 'attribute'"):
         check_checks(made(ATTRIBUTE, check), store)
     sql = {"check": "sql", "name": "n", "sql": "SELECT 1", "higher_is_better": True}
     check_checks(made(ATTRIBUTE, {**sql, "not_worse_than": f"run:{run_id}"}), store)

@@ -11,7 +11,7 @@ import pytest
 from gradattr.errors import ModelError
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.storage.layout import RunPaths
-from gradattr.work.diffroar.audit import (
+from gradattr.work.diffroar.design import (
     base_models,
     learners,
     ranker_methods,

@@ -6,8 +6,8 @@ from typing import Any
 
 from gradattr.canonical import digest_bytes
 from gradattr.plan import Task
-from gradattr.storage.bundle_tables import JOBS
-from gradattr.storage.bundles import BundledJob, finished_job
+from gradattr.storage.audit_tables import JOBS
+from gradattr.storage.audits import AuditJob, finished_job
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import open_store
 from gradattr.storage.reader import check_files
@@ -28,7 +28,7 @@ def collect_jobs(context: RunContext, task: Task) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     files: list[dict[str, Any]] = []
     bad_rows = 0
-    for job in map(BundledJob.from_json, task.payload["jobs"]):
+    for job in map(AuditJob.from_json, task.payload["jobs"]):
         commit, data = finished_job(store, job)
         check_files(store, commit)
         paths, sha256 = RunPaths(job.run_id), digest_bytes(data)

@@ -14,7 +14,7 @@ from gradattr.errors import DataError, MethodError, ModelError
 from gradattr.manifest.diffroar import DiffRoarManifest
 from gradattr.retraining.ranks import kept_count
 from gradattr.work.context import RunContext
-from gradattr.work.diffroar.audit import mask_fill
+from gradattr.work.diffroar.design import mask_fill
 from gradattr.work.diffroar.rank import bins_shape
 from gradattr.work.methods import stand_in_requests
 from gradattr.work.planning.checks import check_class_names, check_method
@@ -23,7 +23,7 @@ from gradattr.work.planning.prepared import InputSpace
 from gradattr.work.planning.trainings import num_classes
 
 
-def check_audit(
+def check_diffroar(
     manifest: DiffRoarManifest,
     data: dict[str, DataIndex],
     space: InputSpace,
@@ -52,10 +52,10 @@ def check_audit(
     stand_in_requests(manifest, space.shape, space.classes)
 
 
-def audit_notes(context: RunContext) -> list[str]:
+def diffroar_notes(context: RunContext) -> list[str]:
     """What somebody should know before hours are spent on it, though it is no mistake."""
-    manifest, notes = context.audit_manifest, []
-    levels, d = manifest.levels, _coordinates(context.audit_manifest, context.shape)
+    manifest, notes = context.diffroar_manifest, []
+    levels, d = manifest.levels, _coordinates(context.diffroar_manifest, context.shape)
     retrained = manifest.retrain is not False
     if retrained and 1.0 not in levels:
         notes.append("levels has no 1.0: there will be no noise floor")

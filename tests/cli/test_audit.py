@@ -43,7 +43,7 @@ checks:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a manifest that was carried out."""
-    folder = tmp_path_factory.mktemp("bundle")
+    folder = tmp_path_factory.mktemp("audit_of_jobs")
     path = folder / "audit.yaml"
     path.write_text(AUDIT.replace("STORE", str(folder / "store")))
     run(parse_manifest(path.read_text(), file="audit.yaml"))

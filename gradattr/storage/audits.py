@@ -15,7 +15,7 @@ from gradattr.storage.shards import ShardRecord
 
 
 @dataclass(frozen=True)
-class BundledJob:
+class AuditJob:
     """A job of an audit, as the audit's plan names it."""
 
     job: str
@@ -35,19 +35,19 @@ class BundledJob:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> BundledJob:
+    def from_json(cls, value: Mapping[str, Any]) -> AuditJob:
         stages = tuple((name, shards, rows) for name, shards, rows in value["stages"])
         return cls(value["job"], value["kind"], value["run_id"], value["fingerprint"], stages)
 
 
-def bundled_jobs(run_json: Mapping[str, Any]) -> list[BundledJob]:
+def audit_jobs(run_json: Mapping[str, Any]) -> list[AuditJob]:
     """The jobs of an audit in its order, from its ``run.json``; none of a run of another kind."""
     if run_json["manifest"].get("kind") != "audit":
         return []
-    return [BundledJob.from_json(job) for job in run_json["inputs"]["jobs"]]
+    return [AuditJob.from_json(job) for job in run_json["inputs"]["jobs"]]
 
 
-def finished_job(store: ObjectStore, job: BundledJob) -> tuple[Commit, bytes]:
+def finished_job(store: ObjectStore, job: AuditJob) -> tuple[Commit, bytes]:
     """The commit of a job's run, and its bytes.
 
     ShardError: there is none. IntegrityError: it is damaged, or that of another plan.
@@ -78,7 +78,7 @@ def job_commits(
     files = {file.key: file for record in records for file in record.outside_files()}
     audit = run_json["run_id"]
     found = {}
-    for job in bundled_jobs(run_json):
+    for job in audit_jobs(run_json):
         key = RunPaths(job.run_id).commit
         try:
             commit, data = finished_job(store, job)

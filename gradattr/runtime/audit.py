@@ -14,7 +14,7 @@ from gradattr.runtime.signals import StopRequest
 from gradattr.storage.commit import find_commit
 from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import RunContext
-from gradattr.work.planning.prepare_bundle import for_every_job
+from gradattr.work.planning.prepare_audit import for_every_job
 from gradattr.work.planning.prepared import Prepared
 
 #: Carries out one run and commits it.

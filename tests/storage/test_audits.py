@@ -9,8 +9,8 @@ import pytest
 
 from gradattr.canonical import digest_bytes
 from gradattr.errors import IntegrityError, QueryError, ShardError
-from gradattr.storage.bundle_tables import JOBS
-from gradattr.storage.bundles import BundledJob, bundled_jobs, finished_job, job_commits
+from gradattr.storage.audit_tables import JOBS
+from gradattr.storage.audits import AuditJob, audit_jobs, finished_job, job_commits
 from gradattr.storage.commit import Commit, commit_run, create_run
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
@@ -29,7 +29,7 @@ def _plan(runs: dict[str, Any]) -> dict[str, Any]:
     jobs = []
     for name, run in runs.items():
         stages = (("attribute", run.shards, run.shards * run.rows),)
-        job = BundledJob(name, "attribute", run.run_id, run.json["fingerprint"], stages)
+        job = AuditJob(name, "attribute", run.run_id, run.json["fingerprint"], stages)
         jobs.append(job.to_json())
     return {
         "format": "gradattr/run",
@@ -53,7 +53,7 @@ def _committed(store: ObjectStore, plan: dict[str, Any]) -> Commit:
     create_run(store, plan)
     writer = ShardWriter(store, plan["run_id"], FINGERPRINT, "collect", "jobs")
     rows, files = [], []
-    for job in bundled_jobs(plan):
+    for job in audit_jobs(plan):
         commit, data = finished_job(store, job)
         key = RunPaths(job.run_id).commit
         files.append({"key": key, "bytes": len(data), "sha256": digest_bytes(data)})
@@ -93,9 +93,9 @@ def both(local: ObjectStore, runs: dict[str, Any]) -> tuple[dict[str, Any], Comm
 
 def test_only_audits_have_jobs(runs: dict[str, Any]) -> None:
     plan = _plan(runs)
-    assert [job.job for job in bundled_jobs(plan)] == ["one", "a-b"]
-    assert BundledJob.from_json(bundled_jobs(plan)[0].to_json()) == bundled_jobs(plan)[0]
-    assert bundled_jobs(runs["one"].json) == []
+    assert [job.job for job in audit_jobs(plan)] == ["one", "a-b"]
+    assert AuditJob.from_json(audit_jobs(plan)[0].to_json()) == audit_jobs(plan)[0]
+    assert audit_jobs(runs["one"].json) == []
 
 
 def test_commits_of_jobs(local: ObjectStore, both: tuple[dict[str, Any], Commit]) -> None:
@@ -109,7 +109,7 @@ def test_commits_of_jobs(local: ObjectStore, both: tuple[dict[str, Any], Commit]
 def test_a_job_that_is_not_complete(local: ObjectStore, runs: dict[str, Any]) -> None:
     runs["one"].write(local)
     create_run(local, runs["a-b"].json)
-    first, second = bundled_jobs(_plan(runs))
+    first, second = audit_jobs(_plan(runs))
     finished_job(local, first)
     with pytest.raises(ShardError, match=r"so job 'a-b' is not complete"):
         finished_job(local, second)
@@ -129,7 +129,7 @@ def test_a_commit_that_was_replaced_or_cut(
     local: ObjectStore, both: tuple[dict[str, Any], Commit]
 ) -> None:
     plan, commit = both
-    (job, *_) = bundled_jobs(plan)
+    (job, *_) = audit_jobs(plan)
     key = RunPaths(job.run_id).commit
     data = local.get(key)
     assert data is not None

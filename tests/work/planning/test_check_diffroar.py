@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from gradattr.errors import MethodError
-from gradattr.work.planning.check_audit import audit_notes
+from gradattr.work.planning.check_diffroar import diffroar_notes
 from gradattr.work.planning.prepare import prepare
 
 DIGITS = {"format": "digits", "split": "train"}
 
 
 def notes(manifest: Any) -> list[str]:
-    return audit_notes(prepare(manifest).context)
+    return diffroar_notes(prepare(manifest).context)
 
 
 def test_a_sound_audit_needs_no_notes(audit: Any) -> None:

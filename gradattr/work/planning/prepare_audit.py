@@ -9,10 +9,10 @@ from gradattr.errors import UsageError
 from gradattr.manifest.audit import AuditManifest
 from gradattr.manifest.job_kinds import JobManifest
 from gradattr.plan import Plan, Stage, Task, assemble
-from gradattr.storage.bundle_tables import JOBS
-from gradattr.storage.bundles import BundledJob
+from gradattr.storage.audit_tables import JOBS
+from gradattr.storage.audits import AuditJob
 from gradattr.storage.objects import ObjectStore
-from gradattr.work.bundle.collect import COLLECT_STAGE
+from gradattr.work.audit.collect import COLLECT_STAGE
 from gradattr.work.context import RunContext
 from gradattr.work.planning.prepared import Prepared
 
@@ -50,12 +50,12 @@ def prepare_audit(
     return Prepared(plan, context, jobs)
 
 
-def _named(name: str, plan: Plan) -> BundledJob:
+def _named(name: str, plan: Plan) -> AuditJob:
     stages = tuple(
         (stage.name, len(stage.tasks), sum(task.rows for task in stage.tasks))
         for stage in plan.stages
     )
-    return BundledJob(name, plan.manifest["kind"], plan.run_id, plan.fingerprint, stages)
+    return AuditJob(name, plan.manifest["kind"], plan.run_id, plan.fingerprint, stages)
 
 
 def for_every_job(jobs: Mapping[str, T], act: Callable[[T], R]) -> dict[str, R]:

@@ -30,13 +30,13 @@ def _judged(manifest: AuditManifest) -> tuple[Run, list[Verdict]]:
 
 
 @pytest.fixture
-def changed(bundle: Callable[..., AuditManifest]) -> Callable[..., AuditManifest]:
+def changed(audit_of_jobs: Callable[..., AuditManifest]) -> Callable[..., AuditManifest]:
     """The audit with other keys of its jobs."""
 
     def make(**changes: dict[str, Any]) -> AuditManifest:
-        jobs = bundle().model_dump(mode="json")["jobs"]
+        jobs = audit_of_jobs().model_dump(mode="json")["jobs"]
         jobs = {name: job | changes.get(name, {}) for name, job in jobs.items()}
-        return bundle(jobs=jobs, checks=CHECKS)
+        return audit_of_jobs(jobs=jobs, checks=CHECKS)
 
     return make
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_BUNDLE = """\
+_AUDIT = """\
 # {name}: several questions about one model, and what the answers must be, under one name.
 #   gradattr plan FILE     what every job would do, how long, and the sum
 #   gradattr run FILE      do it, and make the checks (exit 1 if one fails); again: resume
@@ -55,6 +55,6 @@ checks:                    # each of a job, by its name; 'check: sql' may ask al
 """
 
 
-def bundle_template(name: str) -> str:
+def audit_template(name: str) -> str:
     """The text of an audit of the embedded digits."""
-    return _BUNDLE.replace("{name}", name)
+    return _AUDIT.replace("{name}", name)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gradattr.report.bundle_summary import headlines, summarise_jobs
+from gradattr.report.audit_summary import headlines, summarise_jobs
 from gradattr.report.results import Run
 from gradattr.report.summary import summarise
 
