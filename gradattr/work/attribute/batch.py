@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from gradattr.attribution.microbatch import halve_on_oom
 from gradattr.attribution.passes import attribute
 from gradattr.attribution.result import Attribution
-from gradattr.data.types import Batch, RowError
+from gradattr.data.registry import read_shard
+from gradattr.data.types import Batch, RowError, ShardRef
 from gradattr.seeds import sample_seeds
 from gradattr.work.attribute.loaded import Loaded
 from gradattr.work.attribute.rows import Group
@@ -17,7 +18,20 @@ from gradattr.work.context import RunContext
 BATCH_BYTES = 96 * 1024 * 1024
 
 
-def images_at_once(context: RunContext) -> int:
+def batches_of(context: RunContext, shard: ShardRef) -> Iterator[Batch]:
+    """A shard's images, some at a time. Rows that cannot be read, and rows with a label that the
+    model cannot have, are among a batch's errors."""
+    for batch in read_shard(
+        context.attribute_manifest.data,
+        shard,
+        context.preprocess,
+        batch_size=_images_at_once(context),
+        options=context.data_options,
+    ):
+        yield _without_wrong_labels(batch, context.num_classes)
+
+
+def _images_at_once(context: RunContext) -> int:
     """Images per reading step: their maps by every method fit in BATCH_BYTES."""
     channels, height, width = context.shape
     map_bytes = 4 * channels * height * width
@@ -25,7 +39,7 @@ def images_at_once(context: RunContext) -> int:
     return max(1, min(256, BATCH_BYTES // (map_bytes * copies)))
 
 
-def without_wrong_labels(batch: Batch, num_classes: int) -> Batch:
+def _without_wrong_labels(batch: Batch, num_classes: int) -> Batch:
     """Rows whose label the model cannot have become errors; the others stay."""
     wrong = batch.labels >= num_classes
     if not bool(wrong.any()):

@@ -8,17 +8,12 @@ import torch
 
 from gradattr.attribution.agreement import Agreement, agreement
 from gradattr.attribution.passes import attribute
-from gradattr.data.registry import read_shard
 from gradattr.data.types import Batch, ShardRef
 from gradattr.plan import Task
 from gradattr.seeds import sample_seeds
 from gradattr.storage.objects import open_store
 from gradattr.storage.shards import ShardWriter
-from gradattr.work.attribute.batch import (
-    attributions_of,
-    images_at_once,
-    without_wrong_labels,
-)
+from gradattr.work.attribute.batch import attributions_of, batches_of
 from gradattr.work.attribute.loaded import Loaded, load_for
 from gradattr.work.attribute.rows import ShardRows
 from gradattr.work.context import RunContext
@@ -38,14 +33,7 @@ def attribute_shard(context: RunContext, task: Task) -> dict[str, Any]:
     )
     rows = ShardRows(writer, manifest, context.shape)
     compared: dict[str, Any] | None = None
-    for batch in read_shard(
-        manifest.data,
-        shard,
-        context.preprocess,
-        batch_size=images_at_once(context),
-        options=context.data_options,
-    ):
-        batch = without_wrong_labels(batch, context.num_classes)
+    for batch in batches_of(context, shard):
         rows.add_errors(batch.errors)
         if len(batch) == 0:
             continue

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from gradattr.attribution.microbatch import halve_on_oom
-from gradattr.data.registry import read_shard
 from gradattr.data.types import Batch, RowError, ShardRef
 from gradattr.manifest.evaluate import EvaluateManifest
 from gradattr.manifest.metrics import AgreementMetric, AnyMetric, measures_of, metric_id
@@ -18,7 +17,7 @@ from gradattr.plan import Task
 from gradattr.seeds import derive_seed
 from gradattr.storage.objects import open_store
 from gradattr.storage.shards import ShardWriter
-from gradattr.work.attribute.batch import attributions_of, images_at_once, without_wrong_labels
+from gradattr.work.attribute.batch import attributions_of, batches_of
 from gradattr.work.attribute.loaded import Loaded, load_for
 from gradattr.work.attribute.rows import Group, ShardRows
 from gradattr.work.attribute.shard import precision_agreement, shard_extra
@@ -45,14 +44,7 @@ def judge_shard(context: RunContext, task: Task) -> dict[str, Any]:
     shard_judge = _ShardJudge(context, loaded, writer, task.payload["rows"])
     known = stored_maps(context, task, store)
     compared: dict[str, Any] | None = None
-    for batch in read_shard(
-        manifest.data,
-        shard,
-        context.preprocess,
-        batch_size=images_at_once(context),
-        options=context.data_options,
-    ):
-        batch = without_wrong_labels(batch, context.num_classes)
+    for batch in batches_of(context, shard):
         rows.add_errors(batch.errors, predictions_only=known is not None)
         shard_judge.add_errors(batch.errors)
         if len(batch) == 0:
