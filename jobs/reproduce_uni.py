@@ -47,6 +47,9 @@ PUBLISHED: dict[tuple[str, str], dict[str, float]] = {
     }.items()
 }
 
+#: Methods that no claim is about.
+CONTROLS = ("random", "linear")
+
 #: What the paper says of UNI against the other methods: metrics in which it is ahead.
 AHEAD = (
     "path_monotonicity",
@@ -152,13 +155,18 @@ def _claims(found: Run, uni: str) -> list[Claim]:
 
 
 def _standing(found: Run, uni: str, metric: str, up: bool) -> dict[str, list[str]]:
-    """The other methods: those that UNI is ahead of, behind, and not told apart from."""
+    """The other methods: those that UNI is ahead of, behind, and not told apart from. Controls are
+    none of them: random maps depend on a seed alone, so that no attack changes them."""
     standing: dict[str, list[str]] = {"ahead": [], "behind": [], "tied": []}
+    methods = found.manifest["methods"]
+    controls = {one["id"] or one["name"] for one in methods if one["name"] in CONTROLS}
     for row in found.table("differences").to_pylist():
         if row["metric"] != metric or uni not in (row["first"], row["second"]):
             continue
         first = row["first"] == uni
         other = row["second"] if first else row["first"]
+        if other in controls:
+            continue
         if row["p_corrected"] is None or row["p_corrected"] >= 0.05:
             standing["tied"].append(other)
         else:

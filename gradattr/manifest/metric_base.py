@@ -64,8 +64,8 @@ class ForwardMetric(MetricBase):
     score: Literal["prob", "logit"] = "prob"
     """What is looked at, of the class that is explained."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of these forward passes. 'bf16' is several times faster where the hardware has it; how much
-    it changes each score is measured on some images and recorded with the run."""
+    """Of these forward passes. 'bf16' is faster where the hardware has it; how much it changes each
+    score is measured on some images and recorded with the run."""
 
 
 def named(metric: str, part: str) -> str:
