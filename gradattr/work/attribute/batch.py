@@ -25,13 +25,13 @@ def batches_of(context: RunContext, shard: ShardRef) -> Iterator[Batch]:
         context.attribute_manifest.data,
         shard,
         context.preprocess,
-        batch_size=_images_at_once(context),
+        batch_size=images_at_once(context),
         options=context.data_options,
     ):
         yield _without_wrong_labels(batch, context.num_classes)
 
 
-def _images_at_once(context: RunContext) -> int:
+def images_at_once(context: RunContext) -> int:
     """Images per reading step: their maps by every method fit in BATCH_BYTES."""
     channels, height, width = context.shape
     map_bytes = 4 * channels * height * width

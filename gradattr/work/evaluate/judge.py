@@ -17,7 +17,7 @@ from gradattr.plan import Task
 from gradattr.seeds import derive_seed
 from gradattr.storage.objects import open_store
 from gradattr.storage.shards import ShardWriter
-from gradattr.work.attribute.batch import attributions_of, batches_of
+from gradattr.work.attribute.batch import attributions_of, batches_of, images_at_once
 from gradattr.work.attribute.loaded import Loaded, load_for
 from gradattr.work.attribute.rows import Group, ShardRows
 from gradattr.work.attribute.shard import precision_agreement, shard_extra
@@ -26,7 +26,7 @@ from gradattr.work.evaluate.judging import applies, judge
 from gradattr.work.evaluate.precision_change import PrecisionChanges
 from gradattr.work.evaluate.rows import ScoreRows
 from gradattr.work.evaluate.stored_maps import StoredMaps, stored_maps
-from gradattr.work.evaluate.subject import Judged, Subject, subjects_of
+from gradattr.work.evaluate.subject import Judged, Subject, joined, subjects_of
 
 
 def judge_shard(context: RunContext, task: Task) -> dict[str, Any]:
@@ -54,6 +54,7 @@ def judge_shard(context: RunContext, task: Task) -> dict[str, Any]:
             compared = precision_agreement(loaded, batch, manifest.seed)
         rows.add_batch(batch, groups, predictions_only=known is not None)
         shard_judge.add_batch(batch, groups)
+    shard_judge.finish()
     extra = shard_extra(rows, loaded, compared) | shard_judge.extra()
     writer.finish(rows=shard.rows, row_ids=rows.row_ids, extra=extra)
     return extra
@@ -87,6 +88,10 @@ class _ShardJudge:
             metric_id(metric): images_of(self._manifest, metric, rows)
             for metric in self._manifest.metrics
         }
+        #: Chosen images of metrics that do not look at all of them, until there is a batch of them:
+        #: a few at a time would waste most of a micro-batch.
+        self._waiting: dict[tuple[str, tuple[str, ...]], list[Subject]] = {}
+        self._at_once = images_at_once(context)
         self._labels: dict[str, tuple[str, ...]] = {}
         self._changes = PrecisionChanges()
 
@@ -99,7 +104,7 @@ class _ShardJudge:
         for subject in subjects_of(self._context, self._loaded, batch, groups):
             for metric in self._manifest.metrics:
                 if not isinstance(metric, AgreementMetric):
-                    self._judge(metric, subject)
+                    self._take(metric, subject)
         for metric in self._manifest.metrics:
             if isinstance(metric, AgreementMetric):
                 self._agreement(metric, batch, groups)
@@ -110,6 +115,12 @@ class _ShardJudge:
             keys = [(batch.rows[i], batch.sample_ids[i], "label_error") for i in lacking]
             self._missing(keys, [number])
 
+    def finish(self) -> None:
+        """Judge the images that are still waiting."""
+        for metric in self._manifest.metrics:
+            for key in [key for key in self._waiting if key[0] == metric_id(metric)]:
+                self._judge(metric, joined(self._waiting.pop(key)))
+
     def extra(self) -> dict[str, Any]:
         """What the record says of the metrics."""
         return {
@@ -118,8 +129,22 @@ class _ShardJudge:
             "precision_change": self._changes.to_json(),
         }
 
+    def _take(self, metric: AnyMetric, subject: Subject) -> None:
+        """Judge the metric's images of a batch, now or when there are enough of them."""
+        images = self._images[metric_id(metric)]
+        if images is None:
+            self._judge(metric, subject)
+            return
+        chosen = subject.at([at for at, row in enumerate(subject.rows) if row in images])
+        if not chosen.rows:
+            return
+        key = (metric_id(metric), tuple(request.id for request in subject.requests))
+        waiting = self._waiting.setdefault(key, [])
+        waiting.append(chosen)
+        if sum(len(part.rows) for part in waiting) >= self._at_once:
+            self._judge(metric, joined(self._waiting.pop(key)))
+
     def _judge(self, metric: AnyMetric, subject: Subject) -> None:
-        subject = self._chosen(metric, subject)
         numbers = [
             number
             for number, (method, request) in enumerate(
@@ -127,7 +152,7 @@ class _ShardJudge:
             )
             if applies(metric, method, request)
         ]
-        if not subject.rows or not numbers:
+        if not numbers:
             return
         subject = subject.of(numbers)
 
@@ -141,12 +166,6 @@ class _ShardJudge:
         self._labels |= {
             f"{metric_id(metric)}_{name}": labels for name, labels in judged.labels.items()
         }
-
-    def _chosen(self, metric: AnyMetric, subject: Subject) -> Subject:
-        images = self._images[metric_id(metric)]
-        if images is None:
-            return subject
-        return subject.at([at for at, row in enumerate(subject.rows) if row in images])
 
     def _agreement(self, metric: AgreementMetric, batch: Batch, groups: Sequence[Group]) -> None:
         """Of the images that every method has a map of."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradattr.attribution.requests import MethodRequest
-from gradattr.attribution.result import Attribution
+from gradattr.attribution.result import Attribution, concatenate
 from gradattr.data.types import Batch
 from gradattr.manifest.methods import MethodSpec
 from gradattr.metrics.masked_forwards import Score, scores_of
@@ -95,6 +95,25 @@ class Subject:
             requests=tuple(self.requests[i] for i in numbers),
             results=tuple(self.results[i] for i in numbers),
         )
+
+
+def joined(parts: Sequence[Subject]) -> Subject:
+    """Images of several batches with maps by the same methods, as one subject."""
+    if len(parts) == 1:
+        return parts[0]
+    masks = [part.masks for part in parts if part.masks is not None]
+    return replace(
+        parts[0],
+        x=torch.cat([part.x for part in parts]),
+        index=torch.cat([part.index for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        rows=tuple(row for part in parts for row in part.rows),
+        sample_ids=tuple(sample for part in parts for sample in part.sample_ids),
+        results=tuple(
+            concatenate(column) for column in zip(*(part.results for part in parts), strict=True)
+        ),
+        masks=torch.cat(masks) if len(masks) == len(parts) else None,
+    )
 
 
 @dataclass(frozen=True)
