@@ -125,6 +125,7 @@ def _print_plan(report: dict[str, Any]) -> None:
             ],
             right=["evaluations per row"],
         )
+    if report["map_bytes"]:
         print_table(
             "Bytes of maps, before compression, by store.maps",
             ["store.maps", "bytes", ""],

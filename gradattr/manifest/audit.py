@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.base import Slug, Spec
 from gradattr.manifest.common import ManifestBase
 from gradattr.manifest.data import DataSpec, Preprocess
-from gradattr.manifest.evaluate import STAND_INS
+from gradattr.manifest.evaluate import STAND_INS, EvaluateManifest
 from gradattr.manifest.job_kinds import JOB_KINDS, JobManifest
 from gradattr.manifest.method_base import Target
 from gradattr.manifest.methods import MethodSpec
@@ -108,6 +109,7 @@ class AuditManifest(ManifestBase):
                     f"state {jobs} beside it"
                 )
         for name, job in self.jobs.items():
+            self._check_attributions(name, job)
             if name in _TAKEN_IN_SQL:
                 raise ValueError(
                     f"jobs.{name}: a job's name is its schema in SQL, where '{name}' has a meaning "
@@ -136,6 +138,20 @@ class AuditManifest(ManifestBase):
                     "at the top level"
                 )
         return self
+
+    def _check_attributions(self, name: str, job: JobManifest) -> None:
+        """ValueError if a job judges the maps of a job that is not there, or makes none."""
+        if not isinstance(job, EvaluateManifest) or not (job.attributions or "").startswith("job:"):
+            return
+        other = str(job.attributions).removeprefix("job:")
+        earlier = list(self.jobs)[: list(self.jobs).index(name)]
+        kinds = [label for label in earlier if isinstance(self.jobs[label], AttributeManifest)]
+        if other not in kinds:
+            known = f"such are {', '.join(kinds)}" if kinds else "there is none"
+            raise ValueError(
+                f"jobs.{name}.attributions: '{other}' is no earlier job of kind attribute, whose "
+                f"maps could be judged; {known}"
+            )
 
 
 def job_run_name(audit: str, job: str) -> str:

@@ -31,10 +31,10 @@ class EvaluateManifest(AttributingManifest):
     its mean with an interval, its differences from the others, and its rank."""
 
     kind: Literal["evaluate"]
-    attributions: Annotated[str, Field(pattern=r"^run:[A-Za-z0-9._-]+$")] | None = None
-    """'run:<run id>': judge the maps of that run of kind attribute, in the same store. Its data,
-    model, methods, preprocess, target and seed hold, and need not be stated. Default: the maps are
-    made here."""
+    attributions: Annotated[str, Field(pattern=r"^(run|job):[A-Za-z0-9._-]+$")] | None = None
+    """'run:<run id>': judge the maps of that run of kind attribute, in the same store; in an audit
+    also 'job:<name>', those of an earlier job. Its data, model, methods, preprocess, target and
+    seed hold, and need not be stated. Default: the maps are made here."""
     metrics: list[MetricSpec] = Field(min_length=1, max_length=64)
     """Metrics, by name or with parameters."""
 

@@ -121,6 +121,9 @@ PATTERN_WORDS = {
         "'full', 'none', 'top:<k>' or 'above:<score>'"
     ),
     r"^run:[A-Za-z0-9._-]+$": "a run of this store as 'run:<run id>'",
+    r"^(run|job):[A-Za-z0-9._-]+$": (
+        "a run of this store as 'run:<run id>', or in an audit an earlier job as 'job:<name>'"
+    ),
     r"^(last|run:[A-Za-z0-9._-]+)$": "'last' or a run of this store as 'run:<run id>'",
     r"^https?://[^\s@]+$": "an address such as 'https://host:port', without credentials",
 }

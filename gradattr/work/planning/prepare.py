@@ -5,6 +5,9 @@ Reads data-set headers and hashes files; writes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from gradattr.data.registry import input_shape
 from gradattr.manifest.attribute import AttributeManifest
 from gradattr.manifest.audit import AuditManifest
@@ -42,15 +45,22 @@ def prepare(manifest: Manifest, store: ObjectStore | None = None) -> Prepared:
     store = store or open_store(manifest.store)
     indexes = Indexes(data_options(manifest))
     if isinstance(manifest, AuditManifest):
-        return prepare_audit(manifest, store, lambda job: _prepare_job(job, store, indexes))
+        return prepare_audit(
+            manifest, store, lambda job, planned: _prepare_job(job, store, indexes, planned)
+        )
     return _prepare_job(manifest, store, indexes)
 
 
-def _prepare_job(manifest: JobManifest, store: ObjectStore, indexes: Indexes) -> Prepared:
+def _prepare_job(
+    manifest: JobManifest,
+    store: ObjectStore,
+    indexes: Indexes,
+    planned: Mapping[str, dict[str, Any]] | None = None,
+) -> Prepared:
     if isinstance(manifest, AttributeManifest):
         return prepare_attribute(manifest, store, indexes)
     if isinstance(manifest, EvaluateManifest):
-        return prepare_evaluate(manifest, store, indexes)
+        return prepare_evaluate(manifest, store, indexes, planned)
     if isinstance(manifest, DiffRoarManifest):
         return prepare_diffroar(manifest, store, indexes)
     if isinstance(manifest, TfaManifest):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gradattr.errors import UsageError
 from gradattr.manifest.audit import AuditManifest
+from gradattr.manifest.evaluate import EvaluateManifest
 from gradattr.manifest.job_kinds import JobManifest
 from gradattr.plan import Plan, Stage, Task, assemble
 from gradattr.storage.audit_tables import JOBS
@@ -20,11 +21,21 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def prepare_audit(
-    manifest: AuditManifest, store: ObjectStore, prepare_job: Callable[[JobManifest], Prepared]
-) -> Prepared:
+#: Plans a job, given ``run.json`` of the jobs before it by run id.
+PrepareJob = Callable[[JobManifest, Mapping[str, dict[str, Any]]], Prepared]
+
+
+def prepare_audit(manifest: AuditManifest, store: ObjectStore, prepare_job: PrepareJob) -> Prepared:
     """Plan every job, and the audit over them. UsageError names every job that cannot work."""
-    jobs = for_every_job(manifest.jobs, prepare_job)
+    done: dict[str, Prepared] = {}
+
+    def one(entry: tuple[str, JobManifest]) -> Prepared:
+        name, job = entry
+        planned = {earlier.plan.run_id: earlier.plan.run_json() for earlier in done.values()}
+        done[name] = prepare_job(_of_an_earlier_job(job, done), planned)
+        return done[name]
+
+    jobs = for_every_job({name: (name, job) for name, job in manifest.jobs.items()}, one)
     named = [_named(name, prepared.plan).to_json() for name, prepared in jobs.items()]
     task = Task(COLLECT_STAGE, JOBS.name, len(named), {"jobs": named})
     stage = Stage(COLLECT_STAGE, (task,), (JOBS.name,), {JOBS.name: len(named)})
@@ -48,6 +59,16 @@ def prepare_audit(
         pools={},
     )
     return Prepared(plan, context, jobs)
+
+
+def _of_an_earlier_job(job: JobManifest, done: Mapping[str, Prepared]) -> JobManifest:
+    """The job, with the run of the job whose maps it judges in place of that job's name."""
+    if not isinstance(job, EvaluateManifest) or not (job.attributions or "").startswith("job:"):
+        return job
+    other = str(job.attributions).removeprefix("job:")
+    if other not in done:
+        raise UsageError(f"attributions: the job '{other}' cannot work, so there are no maps")
+    return job.model_copy(update={"attributions": f"run:{done[other].plan.run_id}"})
 
 
 def _named(name: str, plan: Plan) -> AuditJob:

@@ -3,6 +3,7 @@ methods."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from gradattr.data.types import DataIndex
@@ -30,9 +31,15 @@ STATISTICS_STAGE = "statistics"
 _WHOLE = ("float16", "float32", "int8")
 
 
-def prepare_evaluate(manifest: EvaluateManifest, store: ObjectStore, indexes: Indexes) -> Prepared:
-    """Look at data and models, and plan. Raises DataError, ModelError, MethodError, UsageError."""
-    manifest, theirs = with_attributions(manifest, store)
+def prepare_evaluate(
+    manifest: EvaluateManifest,
+    store: ObjectStore,
+    indexes: Indexes,
+    planned: Mapping[str, dict[str, Any]] | None = None,
+) -> Prepared:
+    """Look at data and models, and plan. ``planned``: ``run.json`` of runs that will be there when
+    this one begins. Raises DataError, ModelError, MethodError, UsageError."""
+    manifest, theirs = with_attributions(manifest, store, planned or {})
     found = survey(manifest, judged_models(manifest), store, indexes)
     check_label_models(manifest, found.index, found.space, indexes)
     inputs = found.inputs(manifest.data.has_masks)
@@ -59,20 +66,24 @@ def judged_models(manifest: EvaluateManifest) -> dict[str, AnyModel]:
 
 
 def with_attributions(
-    manifest: EvaluateManifest, store: ObjectStore
+    manifest: EvaluateManifest, store: ObjectStore, planned: Mapping[str, dict[str, Any]]
 ) -> tuple[EvaluateManifest, dict[str, Any] | None]:
     """The manifest with the keys of the run whose maps it judges, and that run's ``run.json``; the
-    manifest itself and None if it names no run.
+    manifest itself and None if it names no run. ``planned``: runs that need not be there yet.
 
     UsageError: there is no such committed run, it keeps no whole maps, or the manifest says
     otherwise than it does.
     """
     if manifest.attributions is None:
         return manifest, None
+    if manifest.attributions.startswith("job:"):
+        raise UsageError(
+            f"attributions: '{manifest.attributions}' is for jobs of an audit; name a run, as "
+            "'run:<run id>' ('gradattr ls' lists them)"
+        )
     run_id = manifest.attributions.removeprefix("run:")
     try:
-        read_commit(store, run_id)
-        theirs = read_run(store, run_id)
+        theirs = planned[run_id] if run_id in planned else _committed(store, run_id)
     except UsageError as error:
         raise UsageError(f"attributions: {error}") from None
     kind, maps = theirs["manifest"]["kind"], theirs["manifest"]["store"]["maps"]
@@ -90,6 +101,12 @@ def with_attributions(
     original = KINDS["attribute"].model_validate(body)
     assert isinstance(original, AttributeManifest)
     return _merged(manifest, original, run_id), theirs
+
+
+def _committed(store: ObjectStore, run_id: str) -> dict[str, Any]:
+    """``run.json`` of a committed run; UsageError if there is none."""
+    read_commit(store, run_id)
+    return read_run(store, run_id)
 
 
 def _merged(

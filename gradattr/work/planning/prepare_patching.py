@@ -9,7 +9,7 @@ from gradattr.plan import Stage, Task, assemble
 from gradattr.storage.objects import ObjectStore
 from gradattr.work.context import MAIN, ModelRef, RunContext, data_options
 from gradattr.work.patching.summarise import FAITHFULNESS_STAGE, PATCH_STAGE
-from gradattr.work.planning.prepared import Prepared
+from gradattr.work.planning.prepared import Prepared, opened_store
 
 
 def prepare_patching(manifest: PatchingManifest, store: ObjectStore) -> Prepared:
@@ -25,7 +25,7 @@ def prepare_patching(manifest: PatchingManifest, store: ObjectStore) -> Prepared
     context = RunContext(
         run_id=plan.run_id,
         fingerprint=plan.fingerprint,
-        manifest_json=resolved | {"store": store.spec.model_dump(mode="json")},
+        manifest_json=resolved | {"store": opened_store(manifest, store)},
         # What images need; prompts have none of it.
         shape=(1, 1, 1),
         num_classes=0,

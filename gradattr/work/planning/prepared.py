@@ -80,6 +80,12 @@ def plan_pools(
     return pools
 
 
+def opened_store(manifest: Manifest, store: ObjectStore) -> dict[str, Any]:
+    """The opened store's own spec, whose local path is absolute, for workers elsewhere; with maps
+    as the manifest keeps them: a job of an audit may keep them otherwise than the audit says."""
+    return store.spec.model_dump(mode="json") | {"maps": manifest.store.maps}
+
+
 def assemble_run(
     manifest: Manifest,
     store: ObjectStore,
@@ -97,8 +103,7 @@ def assemble_run(
     context = RunContext(
         run_id=plan.run_id,
         fingerprint=plan.fingerprint,
-        # The opened store's own spec: its local path is absolute, for workers elsewhere.
-        manifest_json=resolved | {"store": store.spec.model_dump(mode="json")},
+        manifest_json=resolved | {"store": opened_store(manifest, store)},
         shape=space.shape,
         num_classes=space.classes,
         preprocess_json=space.preprocess.model_dump(mode="json"),
