@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from gradattr.plan import Task
-from gradattr.storage.commit import Commit, commit_run, create_run
+from gradattr.storage.commit import Commit, commit_run
 from gradattr.storage.objects import ObjectStore
+from gradattr.storage.run_json import create_run
 from gradattr.storage.schemas import TABLES, make_table
 from gradattr.storage.shards import ShardWriter
 from gradattr.work.context import RunContext

@@ -13,9 +13,10 @@ from gradattr.manifest.scores import score_id
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.manifest.training_maps import map_id
 from gradattr.metrics.diffroar import interval
-from gradattr.storage.commit import Commit, commit_run, create_run
+from gradattr.storage.commit import Commit, commit_run
 from gradattr.storage.maps import encode_maps
 from gradattr.storage.objects import ObjectStore
+from gradattr.storage.run_json import create_run
 from gradattr.storage.schemas import TABLES, make_table, maps_schema, sketches_schema
 from gradattr.storage.shards import ShardWriter
 

@@ -58,7 +58,7 @@ def _time(run: RunSummary) -> str:
 
 
 def show_status(run: str, store: str, endpoint_url: str | None, as_json: bool) -> None:
-    from gradattr.storage.commit import read_run
+    from gradattr.storage.run_json import read_run
     from gradattr.storage.runs import progress
 
     root, run_id = locate(run, store, endpoint_url)

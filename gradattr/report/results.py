@@ -13,10 +13,11 @@ from gradattr.errors import UsageError
 from gradattr.manifest.operation import Store
 from gradattr.report.summary import summarise
 from gradattr.storage.audits import job_commits
-from gradattr.storage.commit import read_commit, read_run
+from gradattr.storage.commit import read_commit
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.query import open_query
 from gradattr.storage.reader import find_map, read_table, training_maps
+from gradattr.storage.run_json import read_run
 
 if TYPE_CHECKING:
     import pandas

@@ -22,8 +22,8 @@ from gradattr.metrics.statistics import Summary
 from gradattr.report.checked_numbers import CheckedNumber, checked_number
 from gradattr.report.results import Run
 from gradattr.storage.audits import audit_jobs
-from gradattr.storage.commit import read_run
 from gradattr.storage.objects import ObjectStore
+from gradattr.storage.run_json import read_run
 from gradattr.storage.runs import run_before
 
 #: Corrected p below which two methods are told apart, as in the table 'summary'.

@@ -21,15 +21,10 @@ from gradattr.runtime.executor import Executor, OpenExecutor, inline
 from gradattr.runtime.progress import Event, Listener, StageProgress, ignore
 from gradattr.runtime.signals import StopRequest, listen_for_stop
 from gradattr.storage.audits import job_commits
-from gradattr.storage.commit import (
-    Commit,
-    commit_run,
-    create_run,
-    find_commit,
-    read_records,
-)
+from gradattr.storage.commit import Commit, commit_run, find_commit, read_records
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore, open_store
+from gradattr.storage.run_json import create_run
 from gradattr.work.acceptance import check_bad_rows, check_one_model
 from gradattr.work.context import RunContext
 from gradattr.work.outcome import Outcome

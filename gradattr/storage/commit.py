@@ -6,20 +6,20 @@ the same run write the same bytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
-from gradattr.canonical import canonical_json, digest_bytes
+from gradattr.canonical import digest_bytes
 from gradattr.errors import ConflictError, IntegrityError, ShardError, UsageError
-from gradattr.plan import PROTOCOL_VERSION, without_checks
+from gradattr.plan import PROTOCOL_VERSION
 from gradattr.storage.compaction import compact
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.rowids import overlap
+from gradattr.storage.run_json import stored_run
 from gradattr.storage.schemas import BULK_TABLES
 from gradattr.storage.sealed import seal, unseal
 from gradattr.storage.shards import FileEntry, ShardRecord, TableEntry, read_record
@@ -102,55 +102,6 @@ class Commit:
         return {file.key: file for file in named}
 
 
-def run_bytes(run_json: Mapping[str, Any]) -> bytes:
-    """``run.json`` as it is stored."""
-    return canonical_json(dict(run_json)) + b"\n"
-
-
-def create_run(store: ObjectStore, run_json: Mapping[str, Any]) -> Literal["created", "exists"]:
-    """Claim the run directory. ConflictError if it belongs to another fingerprint.
-
-    An existing ``run.json`` stays as it is: of equal fingerprint, it can differ in checks alone.
-    """
-    key = RunPaths(run_json["run_id"]).run_json
-    data = store.get(key)
-    if data is None and store.put_new(key, run_bytes(run_json)):
-        return "created"
-    data = data or store.get(key)
-    if data is None:
-        raise ConflictError(f"{store.url(key)}: appeared and vanished again; is 'gc' running?")
-    if _fingerprint(data) != run_json["fingerprint"]:
-        raise ConflictError(
-            f"{store.url(key)}: the run directory belongs to another manifest, model or data set "
-            "(or run.json was edited); nothing was written. Change the manifest's 'name' or the "
-            "store's URL"
-        )
-    return "exists"
-
-
-def _fingerprint(data: bytes) -> str | None:
-    try:
-        value = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        return None
-    return value.get("fingerprint") if isinstance(value, dict) else None
-
-
-def read_run(store: ObjectStore, run_id: str) -> dict[str, Any]:
-    """``run.json``. UsageError if there is no such run, IntegrityError if it is damaged."""
-    key = RunPaths(run_id).run_json
-    data = store.get(key)
-    if data is None:
-        raise UsageError(f"{store.url(key)}: there is no such run; 'gradattr ls' lists runs")
-    try:
-        value = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise IntegrityError(f"{store.url(key)}: is damaged ({error})") from None
-    if not isinstance(value, dict) or value.get("run_id") != run_id:
-        raise IntegrityError(f"{store.url(key)}: is not the plan of the run {run_id}")
-    return value
-
-
 def read_commit(store: ObjectStore, run_id: str) -> Commit:
     """The commit of a run.
 
@@ -230,7 +181,7 @@ def commit_run(store: ObjectStore, run_json: Mapping[str, Any]) -> Commit:
     commit = Commit(
         run_id=run_id,
         fingerprint=fingerprint,
-        run_sha256=digest_bytes(_stored_run(store, run_json)),
+        run_sha256=digest_bytes(stored_run(store, run_json)),
         rows=_rows_by_stage(run_json),
         tables=tables,
         records=tuple(records),
@@ -240,24 +191,6 @@ def commit_run(store: ObjectStore, run_json: Mapping[str, Any]) -> Commit:
         existing = read_commit(store, run_id)
         return _same_run(store, existing, fingerprint)
     return commit
-
-
-def _stored_run(store: ObjectStore, run_json: Mapping[str, Any]) -> bytes:
-    """``run.json`` as the first driver wrote it: this one's checks may be others."""
-    data = store.get(RunPaths(run_json["run_id"]).run_json)
-    own = run_bytes(run_json)
-    if data is None or data == own:
-        return own
-    try:
-        stored = json.loads(data)
-        same = _but_for_checks(stored) == _but_for_checks(json.loads(own))
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError):
-        same = False
-    return data if same else own
-
-
-def _but_for_checks(run_json: Mapping[str, Any]) -> dict[str, Any]:
-    return {**run_json, "manifest": without_checks(run_json["manifest"])}
 
 
 def _same_run(store: ObjectStore, commit: Commit, fingerprint: str) -> Commit:

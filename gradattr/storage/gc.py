@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from gradattr.errors import IntegrityError, StoreError, UsageError
 from gradattr.storage.audits import audit_jobs
-from gradattr.storage.commit import find_commit, read_run
+from gradattr.storage.commit import find_commit
 from gradattr.storage.layout import MODELS, PROBES, RUNS, TRAINED_FORMAT, RunPaths, probe_key
 from gradattr.storage.local_backend import TEMPORARY
 from gradattr.storage.objects import ObjectInfo, ObjectStore
+from gradattr.storage.run_json import read_run
 from gradattr.storage.sealed import unseal
 from gradattr.storage.shards import parse_record
 from gradattr.storage.verify import model_files

@@ -8,9 +8,10 @@ from typing import Any
 
 from gradattr.errors import GradattrError, StoreError, UsageError
 from gradattr.storage.audits import AuditJob, audit_jobs
-from gradattr.storage.commit import find_commit, read_run
+from gradattr.storage.commit import find_commit
 from gradattr.storage.layout import RUNS, RunPaths
 from gradattr.storage.objects import ObjectStore
+from gradattr.storage.run_json import read_run
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from gradattr.canonical import digest_bytes
 from gradattr.errors import IntegrityError, UsageError
 from gradattr.storage.audits import audit_jobs
-from gradattr.storage.commit import Commit, planned_shards, read_commit, read_run
+from gradattr.storage.commit import Commit, planned_shards, read_commit
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.parquet import check_parquet
 from gradattr.storage.rowids import overlap
+from gradattr.storage.run_json import read_run
 from gradattr.storage.shards import FileEntry
 
 #: Files in memory at once; each is smaller than 64 MB.

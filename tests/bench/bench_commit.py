@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from gradattr.storage.commit import commit_run, create_run, missing_shards, read_commit
+from gradattr.storage.commit import commit_run, missing_shards, read_commit
 from gradattr.storage.maps import encode_maps
 from gradattr.storage.objects import ObjectStore, open_store
+from gradattr.storage.run_json import create_run
 from gradattr.storage.schemas import make_table, maps_schema
 from gradattr.storage.shards import ShardWriter
 

@@ -117,8 +117,8 @@ def test_the_first_checks_stay_in_a_run_that_is_resumed(
     gradattr: Command, write: Any, folder: Path
 ) -> None:
     from gradattr.manifest.loading import load_manifest
-    from gradattr.storage.commit import create_run, read_run
     from gradattr.storage.objects import open_store
+    from gradattr.storage.run_json import create_run, read_run
     from gradattr.work.planning.prepare import prepare
 
     first = load_manifest(write(SOUND, "first.yaml", epochs="5"))

@@ -18,7 +18,8 @@ from gradattr.models import (
     write_trained,
 )
 from gradattr.retraining import EpochResult, TrainResult
-from gradattr.storage.commit import commit_run, create_run
+from gradattr.storage.commit import commit_run
+from gradattr.storage.run_json import create_run
 from gradattr.storage.shards import ShardWriter
 
 SHAPE = (1, 8, 8)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradattr.storage.commit import Commit, commit_run, create_run
+from gradattr.storage.commit import Commit, commit_run
 from gradattr.storage.maps import encode_maps
 from gradattr.storage.objects import ObjectStore, open_store
+from gradattr.storage.run_json import create_run
 from gradattr.storage.schemas import make_table, maps_schema
 from gradattr.storage.shards import ShardRecord, ShardWriter
 

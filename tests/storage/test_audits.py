@@ -11,10 +11,11 @@ from gradattr.canonical import digest_bytes
 from gradattr.errors import IntegrityError, QueryError, ShardError
 from gradattr.storage.audit_tables import JOBS
 from gradattr.storage.audits import AuditJob, audit_jobs, finished_job, job_commits
-from gradattr.storage.commit import Commit, commit_run, create_run
+from gradattr.storage.commit import Commit, commit_run
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.query import open_query
+from gradattr.storage.run_json import create_run
 from gradattr.storage.runs import list_runs, progress
 from gradattr.storage.schemas import make_table
 from gradattr.storage.sealed import seal

@@ -12,19 +12,12 @@ import pytest
 
 from gradattr.canonical import digest_bytes
 from gradattr.errors import ConflictError, IntegrityError, ShardError, UsageError
-from gradattr.storage.commit import (
-    commit_run,
-    create_run,
-    find_commit,
-    missing_shards,
-    read_commit,
-    read_run,
-    run_bytes,
-)
+from gradattr.storage.commit import commit_run, find_commit, missing_shards, read_commit
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.query import open_query
 from gradattr.storage.reader import check_files, find_map, read_table
+from gradattr.storage.run_json import create_run, read_run, run_bytes
 from gradattr.storage.sealed import seal, unseal
 from gradattr.storage.verify import verify_run
 

@@ -9,12 +9,13 @@ import pytest
 from botocore.retries.standard import ExponentialBackoff
 
 from gradattr.errors import StoreError
-from gradattr.storage.commit import commit_run, create_run, missing_shards
+from gradattr.storage.commit import commit_run, missing_shards
 from gradattr.storage.filesystem import ATTEMPTS, S3Options, read_bytes
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore, open_store
 from gradattr.storage.query import open_query
 from gradattr.storage.reader import read_table
+from gradattr.storage.run_json import create_run
 from gradattr.storage.verify import verify_run
 from tests.fault_proxy import FaultProxy, Request, random_faults
 from tests.s3_servers import S3Server

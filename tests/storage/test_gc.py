@@ -10,10 +10,11 @@ import pytest
 
 from gradattr.errors import UsageError
 from gradattr.storage import layout
-from gradattr.storage.commit import commit_run, create_run, read_commit
+from gradattr.storage.commit import commit_run, read_commit
 from gradattr.storage.gc import collect, store_clock
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
+from gradattr.storage.run_json import create_run
 from gradattr.storage.sealed import seal
 from gradattr.storage.verify import verify_run
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from gradattr.storage.commit import create_run
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
+from gradattr.storage.run_json import create_run
 from gradattr.storage.runs import list_runs, progress, run_before
 
 from .conftest import SmallRun

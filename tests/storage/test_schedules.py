@@ -23,11 +23,12 @@ from hypothesis import strategies as st
 from gradattr.errors import GradattrError, StoreError
 from gradattr.manifest.operation import Store
 from gradattr.storage.backend import Created, LostReply, ObjectInfo
-from gradattr.storage.commit import commit_run, create_run, missing_shards, read_commit
+from gradattr.storage.commit import commit_run, missing_shards, read_commit
 from gradattr.storage.gc import collect
 from gradattr.storage.layout import RunPaths
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.reader import read_table
+from gradattr.storage.run_json import create_run
 from gradattr.storage.sealed import seal
 from gradattr.storage.verify import verify_run
 

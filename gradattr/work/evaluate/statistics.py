@@ -14,9 +14,9 @@ from gradattr.metrics.comparisons import Difference, paired_differences, ranking
 from gradattr.metrics.statistics import Summary, summaries
 from gradattr.plan import Task
 from gradattr.seeds import derive_seed
-from gradattr.storage.commit import read_run
 from gradattr.storage.objects import open_store
 from gradattr.storage.parts import stage_records
+from gradattr.storage.run_json import read_run
 from gradattr.storage.schemas import make_table, table_schema
 from gradattr.storage.shards import ShardRecord, ShardWriter
 from gradattr.work.context import RunContext

@@ -6,9 +6,9 @@ from typing import Any
 
 from gradattr.metrics.diffroar import interval
 from gradattr.plan import Task
-from gradattr.storage.commit import read_run
 from gradattr.storage.objects import open_store
 from gradattr.storage.reader import read_stage
+from gradattr.storage.run_json import read_run
 from gradattr.storage.schemas import make_table, table_schema
 from gradattr.storage.shards import ShardWriter
 from gradattr.work.context import RunContext

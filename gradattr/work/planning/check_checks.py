@@ -22,9 +22,10 @@ from gradattr.manifest.scores import score_id
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.manifest.train import TrainManifest
 from gradattr.manifest.training_maps import map_id
-from gradattr.storage.commit import find_commit, read_run
+from gradattr.storage.commit import find_commit
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.query import check_select
+from gradattr.storage.run_json import read_run
 from gradattr.work.context import MAIN, linear_role, method_id
 from gradattr.work.planning.prepare_audit import for_every_job
 from gradattr.work.planning.prepared import Prepared

@@ -16,9 +16,9 @@ from gradattr.manifest.scores import GradientScore, InfluenceScore, TracInScore
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.manifest.training_maps import AnyMap, TfaMap
 from gradattr.plan import Task
-from gradattr.storage.commit import read_run
 from gradattr.storage.maps import map_bytes_per_row
 from gradattr.storage.objects import open_store
+from gradattr.storage.run_json import read_run
 from gradattr.work.context import MAIN, RunContext
 from gradattr.work.methods import request_of
 from gradattr.work.modules import example_input

@@ -15,8 +15,9 @@ from gradattr.manifest.metrics import AgreementMetric, curves_of, measures_of
 from gradattr.manifest.model import AnyModel
 from gradattr.manifest.robustness_metrics import LabelRandomisationMetric
 from gradattr.plan import Stage, Task
-from gradattr.storage.commit import read_commit, read_run
+from gradattr.storage.commit import read_commit
 from gradattr.storage.objects import ObjectStore
+from gradattr.storage.run_json import read_run
 from gradattr.work.context import method_id
 from gradattr.work.evaluate.label_model import label_role, label_spec
 from gradattr.work.planning.check_evaluate import check_label_models

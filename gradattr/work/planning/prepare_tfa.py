@@ -14,8 +14,9 @@ from gradattr.manifest.scores import InfluenceScore, TracInScore, score_id
 from gradattr.manifest.tfa import TfaManifest
 from gradattr.models import read_trained, weights_preprocess
 from gradattr.plan import Stage, Task
-from gradattr.storage.commit import Commit, read_commit, read_run
+from gradattr.storage.commit import Commit, read_commit
 from gradattr.storage.objects import ObjectStore
+from gradattr.storage.run_json import read_run
 from gradattr.work.context import MAIN
 from gradattr.work.planning.check_tfa import check_tfa
 from gradattr.work.planning.indexes import Indexes

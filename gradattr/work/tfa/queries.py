@@ -21,9 +21,9 @@ from gradattr.errors import DataError
 from gradattr.manifest.tfa import Queries
 from gradattr.plan import Task
 from gradattr.seeds import sample_seeds
-from gradattr.storage.commit import read_run
 from gradattr.storage.objects import open_store
 from gradattr.storage.reader import read_stage
+from gradattr.storage.run_json import read_run
 from gradattr.storage.schemas import make_table
 from gradattr.storage.shards import ShardWriter
 from gradattr.work.context import RunContext

@@ -13,9 +13,9 @@ from gradattr.data.registry import pick_shards, read_shard
 from gradattr.data.types import Batch, DataIndex
 from gradattr.errors import DataError
 from gradattr.manifest.data import AnyData
-from gradattr.storage.commit import read_run
 from gradattr.storage.objects import open_store
 from gradattr.storage.reader import read_stage
+from gradattr.storage.run_json import read_run
 from gradattr.work.context import RunContext
 from gradattr.work.tfa.layout import QUERY_DATA, SELECT_STAGE
 from gradattr.work.tfa.loaded import images_at_once

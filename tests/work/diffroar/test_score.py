@@ -11,8 +11,8 @@ import pytest
 from gradattr.errors import ShardError
 from gradattr.plan import Task
 from gradattr.report.results import Run
-from gradattr.storage.commit import create_run
 from gradattr.storage.objects import open_store
+from gradattr.storage.run_json import create_run
 from gradattr.work.diffroar.score import Trials, collect, diffroar, pred_power, score_trials
 from tests.made_up_audits import EFFECTS, LEVELS, MadeUpAudit
 

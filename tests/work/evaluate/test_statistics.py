@@ -13,8 +13,8 @@ from gradattr.errors import ShardError
 from gradattr.metrics.statistics import summarise
 from gradattr.report.results import Run
 from gradattr.seeds import derive_seed
-from gradattr.storage.commit import create_run
 from gradattr.storage.objects import open_store
+from gradattr.storage.run_json import create_run
 from gradattr.work.evaluate.statistics import Found, add_curves, add_scores, summarise_scores
 from tests.made_up_evaluations import METHODS, METRICS, MODULES, PATHS, SHARES, MadeUpEvaluation
 
