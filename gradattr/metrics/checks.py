@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -179,17 +179,3 @@ def nothing_earlier(check: NotWorse, now: Summary | None, text: str) -> Verdict:
         return Verdict(str(check), check.metric, False, value, said)
     said = f"{name} is {value:.6g}; {text}"
     return Verdict(str(check), check.metric, True, value, said, made=False)
-
-
-def named_numbers(summaries: Mapping[tuple[str, str], Summary]) -> dict[NumberName, float]:
-    """Every field of every summary by its name, for summaries by (metric, method)."""
-    return {
-        NumberName(metric, method, field): float(value)
-        for (metric, method), summary in summaries.items()
-        for field, value in summary._asdict().items()
-    }
-
-
-def all_passed(verdicts: Sequence[Verdict]) -> bool:
-    """Whether every check passed; True if there was none."""
-    return all(verdict.passed for verdict in verdicts)
