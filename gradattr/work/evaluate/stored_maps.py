@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,13 @@ import torch
 from torch import Tensor
 
 from gradattr.attribution.result import Attribution
-from gradattr.data.types import Batch
+from gradattr.data.types import Batch, ShardRef
 from gradattr.errors import IntegrityError
 from gradattr.plan import Task
 from gradattr.storage.commit import Commit, read_commit
-from gradattr.storage.maps import decode_map
 from gradattr.storage.objects import ObjectStore
 from gradattr.storage.parts import read_files
-from gradattr.storage.schemas import MAP_CHOICE
+from gradattr.storage.reader import decoded_maps, map_files, read_map_file
 from gradattr.storage.shards import FileEntry
 from gradattr.work.attribute.loaded import Loaded
 from gradattr.work.attribute.rows import Group
@@ -51,7 +51,8 @@ def stored_maps(context: RunContext, task: Task, store: ObjectStore) -> StoredMa
             f"attributions: run {commit.run_id} is not the one that was planned with; run the same "
             "command again"
         )
-    return StoredMaps(context, store, commit)
+    shard = ShardRef.from_json(task.payload["shard"])
+    return StoredMaps(context, store, commit, range(shard.start, shard.start + shard.rows))
 
 
 @dataclass
@@ -61,6 +62,8 @@ class StoredMaps:
     context: RunContext
     store: ObjectStore
     commit: Commit
+    rows: range
+    """Those of the shard."""
     _spans: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Rows [first, last] that a file of maps has, once it has been read."""
     _open: OrderedDict[str, pa.Table] = field(default_factory=OrderedDict)
@@ -69,7 +72,7 @@ class StoredMaps:
         """The batch's attributions as that run found them: a group for the methods that it has for
         the same images."""
         logits = _logits(loaded, batch.x)
-        numbers = self._numbers(batch.rows)
+        numbers = self._numbers
         maps = self._maps(batch.rows)
         by_positions: dict[tuple[int, ...], list[Attribution]] = {}
         for request in loaded.requests:
@@ -80,7 +83,7 @@ class StoredMaps:
             found = [one for i in there if (one := mine[i])]
             shape = self._shape(maps, request.id)
             stacked = np.stack(
-                [maps.get((batch.rows[i], request.id), np.full(shape, np.nan)) for i in there]
+                [maps.get((batch.sample_ids[i], request.id), np.full(shape, np.nan)) for i in there]
             )
             by_positions.setdefault(tuple(there), []).append(
                 Attribution(
@@ -97,45 +100,41 @@ class StoredMaps:
             )
         return [Group(list(positions), made) for positions, made in by_positions.items()]
 
-    def _shape(self, maps: dict[tuple[int, str], np.ndarray], method: str) -> tuple[int, ...]:
+    def _shape(self, maps: dict[tuple[str, str], np.ndarray], method: str) -> tuple[int, ...]:
         known = (one.shape for (_, name), one in maps.items() if name == method)
         return next(known, self.context.shape)
 
-    def _numbers(self, rows: Sequence[int]) -> dict[tuple[int, str], dict[str, Any]]:
-        """Rows of that run's table 'attributions' by (row, method)."""
+    @cached_property
+    def _numbers(self) -> dict[tuple[int, str], dict[str, Any]]:
+        """The shard's part of that run's table 'attributions', by (row, method): read once, because
+        the table is one file of all images."""
         columns = ["row", "method", "target_index", "evaluations", "status", *_SCALARS]
         files = [(self.commit.run_id, f) for f in self.commit.tables["attributions"].files]
-        wanted = pa.array(list(rows), pa.int64())
         found: dict[tuple[int, str], dict[str, Any]] = {}
         for table in read_files(self.store, files, columns):
-            chosen = table.filter(pc.is_in(table["row"], wanted))
-            found |= {(one["row"], one["method"]): one for one in chosen.to_pylist()}
+            row = table["row"]
+            own = pc.and_(pc.greater_equal(row, self.rows.start), pc.less(row, self.rows.stop))
+            found |= {(one["row"], one["method"]): one for one in table.filter(own).to_pylist()}
         return found
 
-    def _maps(self, rows: Sequence[int]) -> dict[tuple[int, str], np.ndarray]:
-        """Maps (c, h, w) by (row, method)."""
+    def _maps(self, rows: Sequence[int]) -> dict[tuple[str, str], np.ndarray]:
+        """Maps (c, h, w) by (sample id, method)."""
         low, high = min(rows), max(rows)
         wanted = pa.array(list(rows), pa.int64())
-        found: dict[tuple[int, str], np.ndarray] = {}
-        for record in self.commit.records:
-            ranges = record.row_ranges
-            if "maps" not in record.tables or not any(a <= high and low < b for a, b in ranges):
+        found: dict[tuple[str, str], np.ndarray] = {}
+        for one in map_files(self.commit):
+            first, last = self._spans.get(one.file.key, (low, high))
+            near = any(start <= high and low < stop for start, stop in one.row_ranges)
+            if last < low or first > high or not near:
                 continue
-            for file in record.tables["maps"].files:
-                first, last = self._spans.get(file.key, (low, high))
-                if last < low or first > high:
-                    continue
-                table = self._read(file)
-                choice = (table.schema.metadata or {}).get(MAP_CHOICE, b"").decode()
-                for row in table.filter(pc.is_in(table["row"], wanted)).to_pylist():
-                    values = decode_map(row, choice)
-                    if values is not None:
-                        found[row["row"], row["method"]] = values
+            table = self._read(one.file)
+            chosen = table.filter(pc.is_in(table["row"], wanted))
+            found |= {(sample, method): map_ for sample, method, map_ in decoded_maps(chosen)}
         return found
 
     def _read(self, file: FileEntry) -> pa.Table:
         if file.key not in self._open:
-            (table,) = read_files(self.store, [(self.commit.run_id, file)])
+            table = read_map_file(self.store, self.commit, file)
             self._open[file.key] = table
             span = pc.min_max(table["row"]).as_py()
             self._spans[file.key] = (span["min"], span["max"])
